@@ -1,0 +1,1 @@
+"""Views of a location, in uint8, for any number of bands."""

@@ -1,0 +1,1 @@
+"""Turn GeoTIFFs into reproducible tar shards."""

