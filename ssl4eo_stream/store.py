@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import obstore
 from obstore.exceptions import BaseError
@@ -57,7 +57,7 @@ class Store:
     """The obstore client."""
 
     @classmethod
-    def open(cls, location: str | Path, *, options: Mapping[str, Any] | None = None) -> Self:
+    def open(cls, location: str | Path, *, options: Mapping[str, Any] | None = None) -> "Store":
         """Open a store; nothing is read yet.
 
         Args:

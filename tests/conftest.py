@@ -10,30 +10,25 @@ from jaxtyping import install_import_hook
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 sys.path.insert(0, str(ROOT / "benchmarks"))
-# Every annotated shape and type is checked, here only: a wrong one is an error, not a comment.
+# Every annotated shape and type is checked, under test only: a wrong one fails.
 install_import_hook("ssl4eo_stream", "beartype.beartype")
 
 from servers import has_seaweedfs, http_server, s3_server  # noqa: E402
+from trees import write_tree  # noqa: E402
 
 
 @pytest.fixture(scope="session")
-def sample(tmp_path_factory):
-    """A generated tree: 16 locations, four dates, all three products."""
-    from make_sample import write_sample
-
-    folder = tmp_path_factory.mktemp("sample") / "tree"
-    write_sample(folder, locations=16, dates=4, products=("s1", "s2a", "s2c"), seed=0)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def shards(sample, tmp_path_factory):
-    """The sample's L1C patches as shards of eight locations, `jpeg:75`."""
+def shards(tmp_path_factory):
+    """L1C patches of 16 locations on four dates, as shards of eight locations, `jpeg:75`."""
     from ssl4eo_stream.shard.build import build
 
-    folder = tmp_path_factory.mktemp("shards") / "s2c"
-    build(sample, folder, product="s2c", codec="jpeg:75", samples_per_shard=8, workers=0)
-    return folder
+    folder = tmp_path_factory.mktemp("shards")
+    write_tree(folder / "tree", "s2c", range(16), dates=4)
+    build(
+        folder / "tree", folder / "s2c", product="s2c", codec="jpeg:75", samples_per_shard=8,
+        workers=0,
+    )  # fmt: skip
+    return folder / "s2c"
 
 
 @pytest.fixture(scope="session")

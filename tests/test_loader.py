@@ -11,8 +11,8 @@ import time
 import numpy as np
 import pytest
 import torch
-
 from servers import http_server
+
 from ssl4eo_stream import StreamLoader
 from ssl4eo_stream.augment.views import MoCoViews
 from ssl4eo_stream.errors import CheckpointError, ShardError, StorageError
@@ -62,7 +62,9 @@ def test_batches_have_the_promised_form(shards):
 def test_every_location_once_an_epoch(shards, world_size, workers):
     keys = []
     for rank in range(world_size):
-        with make(shards, rank=rank, world_size=world_size, workers=workers, batch_size=2) as loader:
+        with make(
+            shards, rank=rank, world_size=world_size, workers=workers, batch_size=2
+        ) as loader:
             keys += [key for batch in loader for key in batch.keys]
     steps = 16 // (2 * world_size)
     assert len(keys) == len(set(keys)) == steps * 2 * world_size
@@ -153,8 +155,8 @@ def test_batches_that_are_kept_stay_as_they_were(shards):
 
 
 def test_a_view_of_the_whole_patch_is_the_member_as_stored(shards):
-    whole = MoCoViews(size=264, crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0), flip_probability=0,
-                      jitter_probability=0, gray_probability=0, blur_probability=0)  # fmt: skip
+    whole = MoCoViews(size=264, crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0), flip_probability=0.0,
+                      jitter_probability=0.0, gray_probability=0.0, blur_probability=0.0)  # fmt: skip
     index = Index.from_parquet((shards / "index.parquet").read_bytes(), url="")
     for batch in make(shards, views=whole, batch_size=8):
         for i, key in enumerate(batch.keys):

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -147,7 +147,7 @@ class Manifest:
         return (json.dumps(asdict(self), indent=1) + "\n").encode()
 
     @classmethod
-    def from_json(cls, data: bytes, *, url: str) -> Self:
+    def from_json(cls, data: bytes, *, url: str) -> "Manifest":
         """Read the file's bytes; `url` is named in errors.
 
         Raises:
@@ -199,7 +199,7 @@ class Index:
         return len(self.ids)
 
     @classmethod
-    def from_parquet(cls, data: bytes, *, url: str) -> Self:
+    def from_parquet(cls, data: bytes, *, url: str) -> "Index":
         """Read the bytes of `index.parquet`; `url` is named in errors.
 
         Raises:

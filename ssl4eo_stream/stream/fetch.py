@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Self
 
 import google_crc32c
 import numpy as np
@@ -59,7 +58,7 @@ class Work:
     @classmethod
     def make(
         cls, index: Index, order: Order, intervals: tuple[Interval, ...], *, seed: int, epoch: int
-    ) -> Self:
+    ) -> "Work":
         """Gather what a worker needs to know to read some intervals of an epoch's order."""
         spans = [np.arange(start, stop) for start, stop in intervals]
         positions = np.concatenate(spans) if spans else np.zeros(0, np.int64)

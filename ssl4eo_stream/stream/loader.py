@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Int64, UInt8
@@ -270,7 +270,7 @@ class StreamLoader:
         """End the workers; batches still held stay valid."""
         self._pool.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "StreamLoader":
         return self
 
     def __exit__(

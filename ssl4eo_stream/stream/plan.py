@@ -10,7 +10,7 @@ every rank by construction, every location once, and less than one global batch 
 """
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32, Int64
@@ -187,7 +187,7 @@ class Position:
                 merged.append((start, stop))
         return tuple(merged)
 
-    def on(self, topology: Topology) -> Self:
+    def on(self, topology: Topology) -> "Position":
         """Return the same place for another topology: what is left is split anew."""
         if topology == self.topology:
             return self
@@ -205,7 +205,7 @@ class Position:
         }
 
     @classmethod
-    def from_dict(cls, state: dict[str, Any]) -> Self:
+    def from_dict(cls, state: dict[str, Any]) -> "Position":
         """Read what `to_dict` returned."""
         return cls(
             epoch=state["epoch"],

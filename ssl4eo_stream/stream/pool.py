@@ -107,7 +107,8 @@ class Pool:
                 number = step % self._num_workers
                 filled = self._receive(number)
                 # A trainer that keeps batches gets memory of its own; the ring must go round.
-                lend = ring.lend if ring.num_free else ring.copy
+                spare = ring.num_free + sum(self._in_flight)
+                lend = ring.lend if spare >= self._num_workers * BATCHES_AHEAD else ring.copy
                 memory = lend(filled.slot)
                 self._ask(number, left, ring)
                 rendered = Rendered(
@@ -127,7 +128,7 @@ class Pool:
     def _ask(self, number: int, left: list[int], ring: Ring) -> None:
         if left[number]:
             slot = ring.acquire()
-            assert slot is not None, "a slot is free whenever a batch was handed out"
+            assert slot is not None, "at most two slots are lent at a time"
             self._workers[number].send(Fill(slot=slot))
             self._in_flight[number] += 1
             left[number] -= 1

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -15,6 +15,7 @@ from ssl4eo_stream.stream.fetch import Fetched, Work, fetch
 from ssl4eo_stream.stream.plan import generator
 
 
+@runtime_checkable
 class Views(Protocol):
     """What a method sees of a location; see `ssl4eo_stream.augment.views`."""
 

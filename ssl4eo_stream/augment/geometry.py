@@ -1,0 +1,136 @@
+"""Crop boxes that show the same ground in every band, and resampling from native size.
+
+The bands of a patch lie on grids of different resolution. A box is drawn in *cells*, the largest
+squares that every grid divides evenly: 60 m with a 44 x 44 band in use, 20 m with 132 x 132 bands,
+10 m otherwise. Its edges are then whole pixels of every grid, so plain slices show exactly the same
+ground, and each band is resampled once, from its native size to the view's.
+
+All arrays are uint8 and two-dimensional, one per band: H x W with rows from north to south.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+Interpolation = Literal["bilinear", "bicubic"]
+
+FLAGS: dict[Interpolation, int] = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
+"""OpenCV's names. Both put pixel centres at half integers and neither smooths before shrinking, as
+the released code (cv2 through `cvtorchvision`)."""
+
+CROP_TRIES = 10
+"""Shapes tried before falling back on the whole patch; the released code and torchvision."""
+BOX_UNIFORMS = 3 * CROP_TRIES + 2
+"""Random numbers that `draw_box` takes: area, aspect and swap per try, then top and left."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Box:
+    """A rectangle of ground inside a square patch, in whole cells."""
+
+    top: int
+    """First row of cells."""
+    left: int
+    """First column of cells."""
+    height: int
+    """Rows of cells, at least 1."""
+    width: int
+    """Columns of cells, at least 1."""
+    cells: int
+    """Cells along the patch's side."""
+
+    def slices(self, pixels: int) -> tuple[slice, slice]:
+        """Return the rows and columns of the box in a grid of `pixels` x `pixels`.
+
+        `pixels` is a multiple of `cells`.
+        """
+        step = pixels // self.cells
+        return (
+            slice(self.top * step, (self.top + self.height) * step),
+            slice(self.left * step, (self.left + self.width) * step),
+        )
+
+
+def common_cells(sides: Iterable[int]) -> int:
+    """Return how many cells a patch's side has, for grids of these sides in pixels.
+
+    It is their greatest common divisor: 44 for (264, 132, 44), 132 for (264, 132), 264 for (264,).
+    """
+    return math.gcd(*sides)
+
+
+def draw_box(
+    uniforms: Sequence[float],
+    *,
+    cells: int,
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+) -> Box:
+    """Return the box of a RandomResizedCrop, snapped to cells.
+
+    As the released code draws it: area U(`area`), aspect U(`aspect`) and then width and height
+    swapped with probability 0.5, ten tries, else the whole patch. (torchvision draws the aspect
+    log-uniformly. Over 3/4-4/3 the two distributions differ by 0.4 percentage points at most.)
+    Each side is rounded to whole cells, at least one; the place is uniform over those that fit.
+
+    Args:
+        uniforms: `BOX_UNIFORMS` numbers in [0, 1). All belong to this box, used or not.
+        cells: Cells along the patch's side.
+        area: Least and greatest share of the patch's area, in (0, 1].
+        aspect: Least and greatest ratio of width to height before the swap.
+    """
+    for i in range(CROP_TRIES):
+        u_area, u_aspect, u_swap = uniforms[3 * i : 3 * i + 3]
+        share = area[0] + u_area * (area[1] - area[0])
+        ratio = aspect[0] + u_aspect * (aspect[1] - aspect[0])
+        if u_swap < 0.5:
+            ratio = 1 / ratio
+        width = max(1, round(cells * math.sqrt(share * ratio)))
+        height = max(1, round(cells * math.sqrt(share / ratio)))
+        if width <= cells and height <= cells:
+            break
+    else:
+        width = height = cells
+    u_top, u_left = uniforms[3 * CROP_TRIES : BOX_UNIFORMS]
+    return Box(
+        top=int(u_top * (cells - height + 1)),
+        left=int(u_left * (cells - width + 1)),
+        height=height,
+        width=width,
+        cells=cells,
+    )
+
+
+def crop(
+    planes: Sequence[UInt8[np.ndarray, "_ _"]], *, box: Box, flip: bool
+) -> list[UInt8[np.ndarray, "_ _"]]:
+    """Cut the box out of every plane at its native size, mirrored left to right if `flip`.
+
+    The mirror comes before resampling, where there are fewer pixels: the two commute. Returns
+    contiguous copies, which the caller may change: the copy costs less than taking the mean of
+    strided rows instead of contiguous ones.
+    """
+    patches = []
+    for plane in planes:
+        patch = plane[box.slices(len(plane))]
+        patches.append(cv2.flip(patch, 1) if flip else patch.copy())
+    return patches
+
+
+def resize(
+    patch: UInt8[np.ndarray, "_ _"],
+    *,
+    out: UInt8[np.ndarray, "h w"],
+    interpolation: Interpolation = "bilinear",
+) -> None:
+    """Resample a patch to the size of `out` and write it there.
+
+    `out` is C-contiguous; cv2 writes to its memory without a copy.
+    """
+    height, width = out.shape
+    cv2.resize(patch, (width, height), dst=out, interpolation=FLAGS[interpolation])
