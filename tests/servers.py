@@ -70,7 +70,9 @@ def _wait_for_bucket(server, process, log, seconds=60):
             return
         except (BotoCoreError, ClientError):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the S3 server did not start:\n{Path(log).read_text()[-3000:]}") from None
+                raise RuntimeError(
+                    f"the S3 server did not start:\n{Path(log).read_text()[-3000:]}"
+                ) from None
             time.sleep(0.2)
 
 

@@ -110,9 +110,17 @@ def test_a_signal_finishes_the_step_and_saves(whole, tmp_path, signum):
     assert_same_state(newest(tmp_path), newest(whole))
 
 
-def test_a_second_interrupt_is_not_held_back():
-    with StopSignals() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
+def test_a_request_may_arrive_several_times():
+    with StopSignals(grace_seconds=1000.0) as stop:
+        for signum in (*StopSignals.SIGNALS, *StopSignals.SIGNALS):
+            os.kill(os.getpid(), signum)
+        assert stop.received == signal.SIGTERM
+
+
+def test_a_later_interrupt_is_not_held_back():
+    with StopSignals(grace_seconds=0.0) as stop:
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            os.kill(os.getpid(), signum)
         assert stop.received == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
@@ -238,3 +246,16 @@ def test_ranks_draw_differently(tmp_path):
 def first_draw(output):
     Trainer(tiny_run(output), build, loader=MemoryLoader(batch_size=8), device=CPU)
     return torch.rand(()).item()
+
+
+@pytest.mark.gpu
+def test_a_gpu_does_what_a_cpu_does(whole, tmp_path):
+    if not torch.cuda.is_available():
+        assert not os.environ.get("REQUIRE_GPU"), "REQUIRE_GPU is set and there is no CUDA device"
+        pytest.skip("needs a CUDA device")
+    cuda = torch.device("cuda", 0)
+    assert go(tiny_run(tmp_path, precision="fp32", max_steps=3), device=cuda) == 3
+    assert go(tiny_run(tmp_path, precision="fp32"), device=cuda) == 6
+    losses = [[row["loss"] for row in recorded(folder)] for folder in (tmp_path, whole)]
+    assert losses[0][:2] == pytest.approx(losses[1][:2], rel=0.01)
+    assert all(math.isfinite(loss) for loss in losses[0])

@@ -83,7 +83,7 @@ def draw_training(options: Options) -> Path:
     return save(figure, options.output / "training.png")
 
 
-def save(figure: plt.Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
     """Write a figure."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()

@@ -1,0 +1,225 @@
+"""Locations -> one tar, the same bytes on any machine, and its part of the index.
+
+A shard is written under a temporary name and renamed, then its part of the index likewise: a shard
+is finished when both are there. The tar is POSIX ustar with fixed times and owners.
+"""
+
+import hashlib
+import json
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import google_crc32c
+
+from ssl4eo_stream.bands import PRODUCTS, Product, ProductName
+from ssl4eo_stream.errors import SourceError
+from ssl4eo_stream.geotiff import Codec, PageContent, write
+from ssl4eo_stream.sample import Location, location_key
+from ssl4eo_stream.shard.manifest import IndexRow, ShardEntry, index_table, shard_name
+from ssl4eo_stream.shard.parts import atomic_file, part_path, write_part
+from ssl4eo_stream.shard.quantize import to_bytes
+from ssl4eo_stream.shard.source import Patch, read_location, read_patch
+
+OnMissing = Literal["skip", "error"]
+
+
+class StoppedError(Exception):
+    """The build was told to stop in the middle of a shard."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardTask:
+    """One shard to write."""
+
+    number: int
+    """Shard number."""
+    source: Path
+    """Folder that holds the locations' folders."""
+    folders: dict[int, str]
+    """Location id -> folder name, in order of ids."""
+    dest: Path
+    """Folder for shards."""
+    product: ProductName
+    """Which product."""
+    codec: Codec
+    """How pixels are stored."""
+    on_missing: OnMissing
+    """Whether a broken location is left out, or stops the build."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """A location that was left out."""
+
+    id: str
+    """Location id, seven digits."""
+    reason: str
+    """What was wrong with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardDone:
+    """What became of a task."""
+
+    number: int
+    """Shard number."""
+    locations: int
+    """Locations written."""
+    skipped: tuple[Skipped, ...]
+    """Locations left out."""
+    bytes_read: int
+    """Size of all source files read."""
+
+
+def encode(patch: Patch, *, product: Product, codec: Codec) -> bytes:
+    """Return a patch as the GeoTIFF of a shard: a page per native grid, finest first."""
+    pages = []
+    for grid in product.grids:
+        bands = [patch.bands[c] for c in grid.channels]
+        if not codec.keeps_source_values:
+            bands = [
+                to_bytes(pixels, band=product.bands[c])
+                for c, pixels in zip(grid.channels, bands, strict=True)
+            ]
+        names = " ".join(product.names[c] for c in grid.channels)
+        pages.append(
+            PageContent(
+                bands=bands,
+                geo=patch.geo[grid.channels[0]],
+                description=f"{product.name} {names}",
+            )
+        )
+    return write(pages, codec=codec)
+
+
+def location_json(location: Location, *, product: Product) -> bytes:
+    """Return the `.json` member: where the location is, and what is known of its dates."""
+    fields = {
+        "id": location.key,
+        "product": product.name,
+        "lon": location.lon,
+        "lat": location.lat,
+        "dates": [
+            {
+                "acquisition": acquisition.name,
+                "time": acquisition.time.strftime("%Y-%m-%dT%H:%M:%SZ"),
+                "cloud_percent": acquisition.cloud_percent,
+                **acquisition.properties,
+            }
+            for acquisition in location.acquisitions
+        ],
+    }
+    return (json.dumps(fields) + "\n").encode()
+
+
+def pack_shard(task: ShardTask, *, stopped: Callable[[], bool]) -> ShardDone:
+    """Write one shard and its part of the index.
+
+    Args:
+        task: What to write.
+        stopped: Asked before every location.
+
+    Raises:
+        SourceError: A location is broken and the task doesn't skip such.
+        StorageError: The destination can't be written.
+        StoppedError: `stopped` said so; nothing is left behind.
+    """
+    product = PRODUCTS[task.product]
+    path = task.dest / shard_name(task.product, task.number)
+    rows: list[IndexRow] = []
+    skipped: list[Skipped] = []
+    bytes_read = 0
+    part_path(task.dest, task.product, task.number).unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        writer = _TarWriter(file)
+        for number, folder in task.folders.items():
+            if stopped():
+                raise StoppedError
+            try:
+                location = read_location(task.source / folder, product=product)
+                members = []
+                for acquisition in location.acquisitions:
+                    patch = read_patch(acquisition, product=product)
+                    members.append(encode(patch, product=product, codec=task.codec))
+                    bytes_read += patch.bytes_read
+            except SourceError as error:
+                if task.on_missing == "error":
+                    raise
+                skipped.append(Skipped(id=location_key(number), reason=str(error)))
+                continue
+            rows.append(
+                _write_location(writer, location, members, product=product, shard=task.number)
+            )
+        writer.finish()
+    if rows:
+        entry = ShardEntry(
+            number=task.number,
+            name=path.name,
+            locations=len(rows),
+            bytes=writer.bytes,
+            sha256=writer.sha256.hexdigest(),
+        )
+        write_part(task.dest, task.product, index_table(rows), entry)
+    else:
+        path.unlink()
+    return ShardDone(
+        number=task.number, locations=len(rows), skipped=tuple(skipped), bytes_read=bytes_read
+    )
+
+
+def _write_location(
+    writer: "_TarWriter",
+    location: Location,
+    members: list[bytes],
+    *,
+    product: Product,
+    shard: int,
+) -> IndexRow:
+    writer.add(f"{location.key}.json", location_json(location, product=product))
+    offsets = tuple(
+        writer.add(f"{location.key}.t{date}.tif", data) for date, data in enumerate(members)
+    )
+    return IndexRow(
+        id=location.key,
+        shard=shard,
+        lon=location.lon,
+        lat=location.lat,
+        acquisition=tuple(acquisition.name for acquisition in location.acquisitions),
+        time=tuple(acquisition.time for acquisition in location.acquisitions),
+        cloud_percent=tuple(acquisition.cloud_percent for acquisition in location.acquisitions),
+        member_offset=offsets,
+        member_length=tuple(map(len, members)),
+        member_crc32c=tuple(map(google_crc32c.value, members)),
+    )
+
+
+class _TarWriter:
+    """Members one after another; knows where each one went, and the hash of it all."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.sha256 = hashlib.sha256()
+        self.bytes = 0
+
+    def add(self, name: str, data: bytes) -> int:
+        """Append a member and return the offset of its first byte."""
+        info = tarfile.TarInfo(name)  # mtime 0, owner 0, mode 0644 are its defaults
+        info.size = len(data)
+        self._write(info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict"))
+        offset = self.bytes
+        self._write(data)
+        self._write(bytes(-len(data) % tarfile.BLOCKSIZE))
+        return offset
+
+    def finish(self) -> None:
+        """Append the two empty blocks that end a tar, and fill the last record."""
+        self._write(bytes(2 * tarfile.BLOCKSIZE))
+        self._write(bytes(-self.bytes % tarfile.RECORDSIZE))
+
+    def _write(self, data: bytes) -> None:
+        self.file.write(data)
+        self.sha256.update(data)
+        self.bytes += len(data)

@@ -1,0 +1,273 @@
+"""Trees of GeoTIFFs -> locations and patches.
+
+A tree is `{s1,s2a,s2c}/{6 or 7 digit id}/{acquisition}/{BAND}.tif` with `metadata.json` beside the
+bands, or one product's folder of it. The parent process lists ids alone, one `scandir` of one
+folder; everything below is read per location, where the work is done.
+"""
+
+import csv
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Num
+
+from ssl4eo_stream.bands import PRODUCTS, Product, ProductName
+from ssl4eo_stream.errors import SourceError
+from ssl4eo_stream.geotiff import GeoTags, centre, read_band
+from ssl4eo_stream.sample import Acquisition, Location, location_key
+
+ID = re.compile(r"\d{6,7}")
+SENSED = re.compile(r"(?:^|_)(\d{8})(?:T(\d{6}))?(?=_|$)")
+"""First date in an acquisition's name; Sentinel-1 names begin with the platform instead."""
+METADATA = "metadata.json"
+KEPT_PROPERTIES = (
+    "source", "synthetic", "MGRS_TILE", "SPACECRAFT_NAME", "PROCESSING_BASELINE",
+    "SENSING_ORBIT_NUMBER", "SENSING_ORBIT_DIRECTION", "MEAN_SOLAR_ZENITH_ANGLE",
+    "MEAN_SOLAR_AZIMUTH_ANGLE", "platform_number", "orbitProperties_pass",
+    "relativeOrbitNumber_start",
+)  # fmt: skip
+"""What the shards keep of an acquisition's metadata; Earth Engine's names, and two of ours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patch:
+    """The pixels of one product of one place on one date."""
+
+    bands: tuple[Num[np.ndarray, "_ _"], ...]
+    """Each band at its native size, in the product's order and type."""
+    geo: tuple[GeoTags, ...]
+    """Georeference of each band."""
+    bytes_read: int
+    """Size of the source files."""
+
+
+def product_folder(source: Path, *, product: ProductName) -> Path:
+    """Return the folder that holds the product's ids: `source/s2c`, or `source` itself.
+
+    Raises:
+        SourceError: There is no such folder, or it can't be read.
+    """
+    try:
+        if not source.exists():
+            raise SourceError(f"{source} does not exist. Give the folder that holds {product}/.")
+        if not source.is_dir():
+            raise SourceError(f"{source} is a file. Unpack it, and give the folder that it makes.")
+        if (source / product).is_dir():
+            return source / product
+    except OSError as error:
+        raise SourceError(f"{source} can't be read: {error}. Check its permissions.") from error
+    others = [name for name in PRODUCTS if (source / name).is_dir()]
+    if others:
+        raise SourceError(
+            f"{source} holds {', '.join(others)} but no {product}. "
+            f"Choose --product from these, or download {product}."
+        )
+    return source
+
+
+def list_ids(folder: Path) -> dict[int, str]:
+    """Return the locations of a product's folder: id -> folder name.
+
+    Raises:
+        SourceError: The folder can't be read, or two of its folders spell the same id.
+    """
+    ids: dict[int, str] = {}
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if ID.fullmatch(entry.name) and entry.is_dir()]
+    except OSError as error:
+        raise SourceError(f"{folder} can't be listed: {error}. Check its permissions.") from error
+    for name in names:
+        other = ids.setdefault(int(name), name)
+        if other != name:
+            raise SourceError(
+                f"{folder} holds location {int(name)} twice, as {other} and {name}. Remove one."
+            )
+    return ids
+
+
+def read_ids(path: Path) -> set[int]:
+    """Read location ids from a CSV file: its column `id`, or the first one if it has no header.
+
+    Raises:
+        SourceError: The file can't be read, or a line holds no id.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = [row for row in csv.reader(file) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SourceError(f"{path}: no list of location ids can be read: {error}.") from error
+    column, first = 0, 0
+    if rows and not rows[0][0].strip().isdecimal():
+        if "id" not in rows[0]:
+            raise SourceError(f"{path}: line 1 has neither an id nor a column named id: {rows[0]}.")
+        column, first = rows[0].index("id"), 1
+    ids: set[int] = set()
+    for number, row in enumerate(rows[first:], start=first + 1):
+        if column >= len(row) or not row[column].strip().isdecimal():
+            raise SourceError(f"{path}: row {number} has no location id: {row}. Write digits.")
+        ids.add(int(row[column]))
+    if not ids:
+        raise SourceError(f"{path} holds no location ids. Write one a line.")
+    return ids
+
+
+def sibling_ids(folder: Path) -> dict[str, set[int]]:
+    """Return the ids of the other products in the same tree, by product."""
+    if folder.name not in PRODUCTS:
+        return {}
+    return {
+        name: set(list_ids(folder.parent / name))
+        for name in PRODUCTS
+        if name != folder.name and (folder.parent / name).is_dir()
+    }
+
+
+def shard_plan(ids: Iterable[int], *, samples_per_shard: int) -> dict[int, tuple[int, ...]]:
+    """Return the ids of every shard, by shard number: id // samples per shard, both in order."""
+    plan: dict[int, list[int]] = {}
+    for number in sorted(ids):
+        plan.setdefault(number // samples_per_shard, []).append(number)
+    return {shard: tuple(members) for shard, members in plan.items()}
+
+
+def read_location(folder: Path, *, product: Product) -> Location:
+    """Read what a location's folder says, without its pixels.
+
+    The position is the metadata's `lon` and `lat` where there are such, or the middle of the first
+    10 m band by its georeference.
+
+    Raises:
+        SourceError: There is no acquisition, or its metadata, date or position can't be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    except OSError as error:
+        raise SourceError(f"{folder} can't be listed: {error}. Check its permissions.") from error
+    if not names:
+        raise SourceError(
+            f"{folder} holds no acquisition folder, so no date at all. "
+            "Download the location again, or leave it out with --on-missing skip."
+        )
+    metadata = {name: _metadata(folder / name / METADATA) for name in names}
+    acquisitions = sorted(
+        (_acquisition(folder / name, metadata[name], product=product) for name in names),
+        key=lambda acquisition: (acquisition.time, acquisition.name),
+    )
+    first = acquisitions[0]
+    lon, lat = metadata[first.name].get("lon"), metadata[first.name].get("lat")
+    if not isinstance(lon, int | float) or not isinstance(lat, int | float):
+        path = first.bands[product.grids[0].channels[0]]
+        pixels, geo = read_band(_file_bytes(path), name=str(path))
+        try:
+            lon, lat = centre(geo, pixels.shape[1], pixels.shape[0])
+        except SourceError as error:
+            raise SourceError(f"{path} has {error}.") from error
+    return Location(
+        id=int(folder.name), lon=float(lon), lat=float(lat), acquisitions=tuple(acquisitions)
+    )
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    """Properties of an acquisition: flat (the release) or nested (later downloads), or none."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise SourceError(f"{path} can't be read: {error}. Check its permissions.") from error
+    try:
+        fields = json.loads(data)
+        if not isinstance(fields, dict):
+            raise ValueError(f"a {type(fields).__name__} where an object belongs")
+    except ValueError as error:
+        raise SourceError(
+            f"{path} is not readable JSON: {error}. Download it again, or remove it: "
+            "pixels and dates do without."
+        ) from error
+    nested = fields.get("properties")
+    return {**fields, **nested} if isinstance(nested, dict) else fields
+
+
+def _acquisition(folder: Path, fields: dict[str, Any], *, product: Product) -> Acquisition:
+    cloud = fields.get("CLOUDY_PIXEL_PERCENTAGE")
+    return Acquisition(
+        name=folder.name,
+        time=_sensing_time(folder, fields),
+        cloud_percent=float(cloud) if isinstance(cloud, int | float) else None,
+        properties={
+            name: fields[name]
+            for name in KEPT_PROPERTIES
+            if isinstance(fields.get(name), str | int | float | bool)
+        },
+        bands=tuple(folder / f"{name}.tif" for name in product.names),
+    )
+
+
+def _sensing_time(folder: Path, fields: dict[str, Any]) -> datetime:
+    """Time from the folder's name, or from `system:time_start` (ms since 1970) or `date`."""
+    try:
+        if found := SENSED.search(folder.name):
+            text = found[1] + (found[2] or "000000")
+            return datetime.strptime(text, "%Y%m%d%H%M%S").replace(tzinfo=UTC)
+        if "system:time_start" in fields:
+            return datetime.fromtimestamp(int(fields["system:time_start"]) // 1000, UTC)
+        return datetime.fromisoformat(fields["date"]).replace(tzinfo=UTC)
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise SourceError(
+            f"{folder} has no date: neither in its name (20201104T135121_…, 20201104) nor as "
+            f"system:time_start or date in its {METADATA}. Rename the folder."
+        ) from error
+
+
+def read_patch(acquisition: Acquisition, *, product: Product) -> Patch:
+    """Read all bands of an acquisition.
+
+    Raises:
+        SourceError: A band is missing, unreadable, of the wrong size or type, or not finite.
+    """
+    pixels, tags, bytes_read = [], [], 0
+    for band, path in zip(product.bands, acquisition.bands, strict=True):
+        data = _file_bytes(path)
+        array, geo = read_band(data, name=str(path))
+        if array.shape != (band.pixels, band.pixels) or array.dtype != product.dtype:
+            raise SourceError(
+                f"{path} has {array.shape[1]} × {array.shape[0]} pixels of {array.dtype}; band "
+                f"{band.name} of {product.name} has {band.pixels} × {band.pixels} of "
+                f"{product.dtype}. Download the acquisition again, or choose another --product."
+            )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise SourceError(
+                f"{path} has {np.count_nonzero(~np.isfinite(array))} pixels without a value (NaN "
+                "or infinite), which would pass for darkness. Download the acquisition again."
+            )
+        pixels.append(array)
+        tags.append(geo)
+        bytes_read += len(data)
+    return Patch(bands=tuple(pixels), geo=tuple(tags), bytes_read=bytes_read)
+
+
+def _file_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise SourceError(
+            f"{path} is missing. Download the acquisition again, or leave its location out with "
+            "--on-missing skip."
+        ) from error
+    except OSError as error:
+        raise SourceError(f"{path} can't be read: {error}. Check its permissions.") from error
+
+
+def examples(ids: Iterable[int]) -> str:
+    """Return a few ids to name in a message: `0000012, 0000099, …`."""
+    few = sorted(ids)
+    return ", ".join(map(location_key, few[:5])) + (", …" if len(few) > 5 else "")

@@ -1,0 +1,59 @@
+"""Batches from a loader onto the device that trains."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from ssl4eo_stream.stream.loader import Batch
+
+
+@runtime_checkable
+class Loader(Protocol):
+    """What the loop needs of a `StreamLoader`."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of every view."""
+        ...
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next iterator goes over; it begins the next one when exhausted."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the place behind the batches handed out."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a place that `state_dict` described."""
+        ...
+
+    def stats(self) -> dict[str, float]:
+        """Return at least `wait_share` since the last call."""
+        ...
+
+
+def on_device(loader: Loader, *, device: torch.device) -> Iterator[Sequence[Tensor]]:
+    """Yield the rest of the epoch's views on a device, copied while the step before still runs."""
+    if device.type != "cuda":
+        for batch in loader:
+            yield batch.views
+        return
+    copies = torch.cuda.Stream(device)
+    compute = torch.cuda.current_stream(device)
+    for batch in loader:
+        with torch.cuda.stream(copies):
+            views = [view.to(device, non_blocking=True) for view in batch.views]
+        compute.wait_stream(copies)
+        for view in views:
+            view.record_stream(compute)
+        yield views
+        copies.synchronize()  # the loader writes over a batch's bytes once nobody holds it
+        del batch

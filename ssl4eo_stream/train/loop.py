@@ -1,0 +1,257 @@
+"""The training loop: the same for every method, one process or many, a laptop or a cluster.
+
+`python recipes/X.py …` trains in one process, `torchrun --nproc-per-node N recipes/X.py …` in N.
+SIGTERM, SIGUSR1 and Ctrl-C finish the step, save, and exit with 0. The same command goes on from
+there, and exits at once when nothing is left to do, so a job may always queue itself again.
+torchrun itself exits with 1 when it gets a signal, after the ranks have saved; it needs
+`--signals-to-handle SIGTERM,SIGINT,SIGUSR1` to pass SIGUSR1 on.
+"""
+
+import inspect
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ssl4eo_stream import distributed
+from ssl4eo_stream.stream.loader import StreamLoader
+from ssl4eo_stream.train import checkpoint
+from ssl4eo_stream.train.feed import Loader, on_device
+from ssl4eo_stream.train.report import Report
+from ssl4eo_stream.train.run import Run
+from ssl4eo_stream.train.signals import StopSignals
+
+logger = logging.getLogger(__name__)
+
+M = TypeVar("M")
+
+
+@runtime_checkable
+class Method(Protocol):
+    """What the loop trains: an `nn.Module` with these members; nobody inherits from this."""
+
+    metrics: dict[str, Tensor]
+    """Numbers of the last forward worth recording, left on their device."""
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The network that is kept after training."""
+        ...
+
+    def forward(self, views: Sequence[Tensor]) -> Tensor:
+        """Return the loss of a batch: per view a uint8 tensor (B, C, H, W)."""
+        ...
+
+    def after_step(self, progress: float) -> None:
+        """Do what follows the optimizer's step; `progress` is the share of all steps done, 0-1."""
+        ...
+
+
+def train(run: Run[M], build: Callable[[Run[M], int], Method]) -> None:
+    """Train a run, or go on with it, until it is done or a signal stops it.
+
+    Args:
+        run: What to do.
+        build: Assembles the method for images of so many channels; a function of the recipe.
+
+    Raises:
+        CheckpointError: There is nothing that could be gone on from, or it is of another run.
+        FloatingPointError: The loss or the weights are no longer finite.
+        ValueError: The batch does not divide by the ranks, or does not fit the method.
+    """
+    with StopSignals() as stop, distributed.process_group(run.device) as device:
+        if len(run.data) != 1:
+            raise ValueError(
+                f"--data names {len(run.data)} folders; a run streams one product. Give one folder."
+            )
+        level = logging.INFO if distributed.rank() == 0 else logging.WARNING
+        logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+        if device.type == "cuda":
+            torch.backends.cudnn.benchmark = True
+            torch.set_float32_matmul_precision("high")
+        with StreamLoader(
+            run.data[0],
+            views=run.views,
+            batch_size=run.batch_per_rank(distributed.world_size()),
+            seed=run.seed,
+            workers=run.workers,
+        ) as loader:
+            fit(run, build, loader=loader, device=device, stop=stop)
+
+
+def fit(
+    run: Run[M],
+    build: Callable[[Run[M], int], Method],
+    *,
+    loader: Loader,
+    device: torch.device,
+    stop: StopSignals,
+) -> int:
+    """Do what `train` does with a given loader, and return the number of steps done."""
+    trainer = Trainer(run, build, loader=loader, device=device)
+    with trainer.recording():
+        while trainer.step < trainer.last_step:
+            for views in on_device(loader, device=device):
+                trainer.advance(views)
+                if trainer.step % run.log_every == 0 or trainer.step == trainer.last_step:
+                    trainer.record()
+                signum, due = distributed.maximum([stop.received, int(trainer.checkpoint_due())])
+                if signum or due:
+                    trainer.save()
+                if signum:
+                    name = signal.Signals(signum).name
+                    logger.info("%s: saved step %d and stopped. The same command goes on from "
+                                "there.", name, trainer.step)  # fmt: skip
+                    return trainer.step
+                if trainer.step == trainer.last_step:
+                    break
+    logger.info("Nothing left to do at step %d.", trainer.step)
+    return trainer.step
+
+
+class Trainer(Generic[M]):
+    """Everything that a step changes, and how it gets into files and back.
+
+    Args:
+        run: What to do; where it names a checkpoint, the trainer starts from its state.
+        build: See `train`.
+        loader: Where batches come from; moved to where the checkpoint left it.
+        device: Where to train.
+    """
+
+    def __init__(
+        self,
+        run: Run[M],
+        build: Callable[[Run[M], int], Method],
+        *,
+        loader: Loader,
+        device: torch.device,
+    ) -> None:
+        self.run, self.loader, self.device = run, loader, device
+        source = inspect.getsourcefile(build)
+        self.recipe = Path(source).read_text(encoding="utf-8") if source else ""
+        torch.manual_seed(run.seed)
+        self.method = build(run, loader.channels)
+        assert isinstance(self.method, nn.Module)
+        self.module: nn.Module = self.method.train()
+        self.module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = run.optimizer.over(self.module)
+        self.total_steps = run.epochs * len(loader)
+        self.last_step = min(self.total_steps, run.max_steps or self.total_steps)
+        self.step = checkpoint.restore(run, module=self.module, optimizer=self.optimizer,
+                                       loader=loader, device=device)  # fmt: skip
+        self.model = self.module
+        if distributed.world_size() > 1:
+            self.model = DistributedDataParallel(
+                self.module,
+                device_ids=[device] if device.type == "cuda" else None,
+                gradient_as_bucket_view=True,
+            )
+        self.bf16 = run.precision == "bf16" or (run.precision == "auto" and device.type == "cuda")
+        self.report: Report | None = None
+        self._loss_sum = torch.zeros((), device=device)
+        self._recorded = self.step, time.monotonic()
+        self._saved_time = time.monotonic()
+
+    def recording(self) -> AbstractContextManager[Any]:
+        """Open the files of numbers on rank 0, until the context ends."""
+        if distributed.rank() == 0:
+            self.report = Report(self.run.output, step=self.step, total_steps=self.total_steps,
+                                 epochs=self.run.epochs)  # fmt: skip
+        return self.report or nullcontext()
+
+    def advance(self, views: Sequence[Tensor]) -> None:
+        """Do one step on this rank's part of a batch."""
+        rate = self.rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            loss = self.model(views)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.step += 1
+        self.method.after_step(self.step / self.total_steps)
+        self._loss_sum += loss.detach()
+
+    def rate(self) -> float:
+        """Return the learning rate of the next step."""
+        epoch = self.step / len(self.loader)
+        return self.run.schedule.rate(self.run.optimizer.lr, epoch=epoch, epochs=self.run.epochs)
+
+    def record(self) -> None:
+        """Write the numbers since the last call; waits for the GPU.
+
+        Raises:
+            FloatingPointError: The loss is not finite on some rank.
+        """
+        steps, seconds = self.step - self._recorded[0], time.monotonic() - self._recorded[1]
+        wait = torch.tensor(self.loader.stats()["wait_share"], device=self.device)
+        names = ["loss", "wait_share", *self.method.metrics]
+        numbers = [self._loss_sum / steps, wait, *self.method.metrics.values()]
+        means = distributed.mean(torch.stack([number.float() for number in numbers])).tolist()
+        values = dict(zip(names, means, strict=True))
+        if not math.isfinite(values["loss"]):
+            raise self._not_finite(f"The loss, mean over {steps} steps, is {values['loss']}")
+        values["lr"] = self.optimizer.param_groups[0]["lr"]
+        values["samples_per_second"] = steps * self.run.batch_size / seconds
+        if self.report:
+            epoch = (self.step - 1) // len(self.loader)
+            self.report.write(self.step, epoch=epoch, seconds_per_step=seconds / steps,
+                              values=values)  # fmt: skip
+        self._loss_sum.zero_()
+        self._recorded = self.step, time.monotonic()
+
+    def checkpoint_due(self) -> bool:
+        """Return whether this step is to be saved, by the clock, the epoch, or as the last one."""
+        minutes = (time.monotonic() - self._saved_time) / 60
+        return (
+            minutes >= self.run.checkpoint_minutes
+            or self._epoch_to_keep() is not None
+            or self.step == self.last_step
+        )
+
+    def _epoch_to_keep(self) -> int | None:
+        """Return the number of epochs done where the checkpoint behind the last is to stay."""
+        done, rest = divmod(self.step, len(self.loader))
+        return done if rest == 0 and done % self.run.checkpoint_keep_epochs == 0 else None
+
+    def save(self) -> None:
+        """Save the state behind the last step; all ranks call this, rank 0 writes.
+
+        Raises:
+            FloatingPointError: A weight is not finite; nothing was written.
+        """
+        if not torch.nn.utils.get_total_norm(self.module.parameters()).isfinite():
+            raise self._not_finite("A weight is not finite")
+        rng = distributed.gather(checkpoint.rng_state(self.device))
+        if distributed.rank() == 0:
+            state = checkpoint.Checkpoint(
+                step=self.step,
+                model=self.module.state_dict(),
+                optimizer=self.optimizer.state_dict(),
+                loader=self.loader.state_dict(),
+                rng=rng,
+                run=self.run.to_dict(),
+                recipe=self.recipe,
+                versions=checkpoint.versions(),
+            )
+            path = checkpoint.save(state, folder=self.run.output, keep=self.run.checkpoint_keep,
+                                   epoch_done=self._epoch_to_keep())  # fmt: skip
+            logger.info("saved %s", path)
+        self._saved_time = time.monotonic()
+
+    def _not_finite(self, what: str) -> FloatingPointError:
+        return FloatingPointError(
+            f"{what} at step {self.step}: the run has diverged. The checkpoints in "
+            f"{self.run.output} are from before; lower --optimizer.lr, or try --precision fp32, "
+            "and run the same command to go on from the newest."
+        )

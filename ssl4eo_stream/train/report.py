@@ -1,0 +1,85 @@
+"""Progress of a run: one line for people, `metrics.jsonl` for programs, TensorBoard for curves."""
+
+import json
+import logging
+import os
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+
+from torch.utils.tensorboard import SummaryWriter
+
+logger = logging.getLogger(__name__)
+
+METRICS = "metrics.jsonl"
+
+
+class Report:
+    """Writes a run's numbers; only rank 0 has one.
+
+    Args:
+        folder: The run's output.
+        step: Step that the run goes on from: what was recorded past it is dropped, so that every
+            step is in the file once.
+        total_steps: Steps of the whole run.
+        epochs: Epochs of the whole run.
+    """
+
+    def __init__(self, folder: Path, *, step: int, total_steps: int, epochs: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._total_steps, self._epochs = total_steps, epochs
+        drop_after(folder / METRICS, step=step)
+        self._file = (folder / METRICS).open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def write(
+        self, step: int, *, epoch: int, seconds_per_step: float, values: dict[str, float]
+    ) -> None:
+        """Record one step's numbers.
+
+        Args:
+            step: Steps done.
+            epoch: Epoch of the step, from 0.
+            seconds_per_step: Mean since the last call, for the time left.
+            values: Numbers by name; `wait_share` is the part of the time spent waiting for data.
+        """
+        self._file.write(json.dumps({"step": step, "epoch": epoch, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+        left = timedelta(seconds=round(seconds_per_step * (self._total_steps - step)))
+        numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        logger.info(
+            "epoch %d/%d  step %d/%d  %s  ETA %s",
+            epoch + 1, self._epochs, step, self._total_steps, numbers, left,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Bring everything to disk."""
+        self._file.close()
+        self._board.close()
+
+    def __enter__(self) -> "Report":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def drop_after(path: Path, *, step: int) -> None:
+    """Drop the lines of a metrics file past a step, and one that a kill cut in the middle."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.writelines(kept)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,114 @@
+"""What a run is: one frozen value that a recipe writes out and the command line overrides."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+import tyro
+
+from ssl4eo_stream.train.optimizer import Optimizer
+from ssl4eo_stream.train.schedule import Schedule
+
+M = TypeVar("M")
+
+MACHINE_FIELDS = frozenset(
+    {"data", "output", "workers", "device", "resume", "log_every", "max_steps",
+     "checkpoint_minutes", "checkpoint_keep", "checkpoint_keep_epochs"}
+)  # fmt: skip
+"""Fields that say where and how a run goes, not what comes out of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Generic[M]):
+    """One pre-training run; M is the method's configuration."""
+
+    name: str
+    """What the run is called in logs and checkpoints."""
+    data: tuple[str, ...] = tyro.MISSING
+    """The folder of shards of one product: s3://…, gs://…, az://…, http(s)://…, or a path."""
+    output: Path = tyro.MISSING
+    """Folder for checkpoints, metrics.jsonl and tensorboard; shared by all nodes."""
+    views: Any
+    """What the method sees of a location; see ssl4eo_stream.augment.views."""
+    method: M
+    """What defines the method."""
+    optimizer: Optimizer
+    """How parameters move."""
+    schedule: Schedule
+    """How the learning rate moves."""
+    batch_size: int = 256
+    """Locations per step over all ranks together; each rank takes an equal part."""
+    epochs: int = 100
+    """Passes over all locations."""
+    seed: int = 0
+    """Decides initialization, order and augmentation."""
+    workers: int = 8
+    """Loader processes per rank; 0 loads in the training process."""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """Where to train; auto takes CUDA where there is one."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Autocast of the networks; auto is bf16 on CUDA and fp32 on a CPU. Losses, queues and
+    weights stay fp32."""
+    resume: Literal["auto", "never"] | Path = "auto"
+    """auto goes on from the newest checkpoint in the output that loads; never wants an output
+    without checkpoints; a path goes on from that file."""
+    checkpoint_minutes: float = 10.0
+    """Time between checkpoints; 0 saves after every step. One is also saved at the end and at
+    SIGTERM, SIGUSR1 or Ctrl-C."""
+    checkpoint_keep: int = 2
+    """How many of the newest checkpoints stay."""
+    checkpoint_keep_epochs: int = 25
+    """Every checkpoint at the end of so many epochs is saved and stays."""
+    log_every: int = 20
+    """Steps between two lines of progress; the only steps at which the GPU is waited for."""
+    max_steps: int | None = None
+    """Stop after so many steps although epochs are left; the schedule still spans all epochs."""
+
+    def __post_init__(self) -> None:
+        least = {
+            "batch_size": 1, "epochs": 1, "seed": 0, "workers": 0, "checkpoint_minutes": 0,
+            "checkpoint_keep": 1, "checkpoint_keep_epochs": 1, "log_every": 1, "max_steps": 1,
+        }  # fmt: skip
+        for name, smallest in least.items():
+            value = getattr(self, name)
+            if value is not None and value < smallest:
+                flag = name.replace("_", "-")
+                raise ValueError(f"--{flag} is {value}; it must be at least {smallest}.")
+        if self.schedule.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"--schedule.warmup-epochs {self.schedule.warmup_epochs} leaves nothing of "
+                f"--epochs {self.epochs}; the warm-up must be shorter than the run."
+            )
+
+    def batch_per_rank(self, world_size: int) -> int:
+        """Return the locations that each of `world_size` ranks takes per step.
+
+        Raises:
+            ValueError: The global batch does not divide by the number of ranks.
+        """
+        if self.batch_size % world_size:
+            nearest = max(1, round(self.batch_size / world_size)) * world_size
+            raise ValueError(
+                f"--batch-size {self.batch_size} is the global batch and does not divide by "
+                f"{world_size} ranks. The nearest that does is --batch-size {nearest}."
+            )
+        return self.batch_size // world_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the run as plain JSON values."""
+        return json.loads(json.dumps(asdict(self), default=str))
+
+
+def from_command_line(run: Run[M], *, arguments: Sequence[str] | None = None) -> Run[M]:
+    """Return the run with the fields that the command line overrides; exits on a wrong flag.
+
+    Args:
+        run: The recipe's values. `data` and `output` may be missing: then their flags are required.
+        arguments: What stands behind the program's name; `sys.argv` if not given.
+    """
+    description = sys.modules["__main__"].__doc__ or run.name
+    kind = Run[type(run.method)]
+    return tyro.cli(kind, default=run, args=arguments, description=description)

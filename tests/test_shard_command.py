@@ -1,0 +1,184 @@
+"""ssl4eo-shard as people run it: output, exit codes, full disks, Ctrl-C."""
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from trees import write_tree
+
+from ssl4eo_stream.commands.shard import main
+from ssl4eo_stream.shard.verify import verify
+
+COMMAND = [sys.executable, "-m", "ssl4eo_stream.commands.shard"]
+IDS = (0, 1, 5, 6, 9)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """Five Sentinel-1 locations of two dates."""
+    root = tmp_path_factory.mktemp("tree")
+    write_tree(root, "s1", IDS)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """The command takes SIGTERM for Ctrl-C; the tests' own process goes back to what it was."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def run(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
+def test_build_and_verify_say_one_line_each_on_stdout(tree, tmp_path, capsys):
+    options = ("--product", "s1", "--samples-per-shard", 4, "--workers", 1)
+    assert run("build", tree, tmp_path, *options) == 0
+    out, _ = capsys.readouterr()
+    assert out.startswith("s1 jpeg:90: shards 3 (3 written, 0 kept), locations 5, patches 10, ")
+    assert out.count("\n") == 1
+    assert run("verify", tmp_path, "--workers", 1) == 0
+    out, _ = capsys.readouterr()
+    assert out.endswith("problems 0\n")
+    (tmp_path / "s1-000001.tar").unlink()
+    assert run("verify", tmp_path, "--workers", 1) == 1
+    out, err = capsys.readouterr()
+    assert out.endswith("problems 1\n")
+    assert "s1-000001.tar: can't be read" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["build", "{tree}/nowhere", "{out}", "--product", "s1"], 1, "nowhere does not exist"),
+        (["build", "{tree}", "{out}", "--product", "s2c"], 1, "holds s1 but no s2c"),
+        (["build", "{tree}", "{file}/sub", "--product", "s1"], 1, "can't be prepared"),
+        (["build", "{tree}", "{out}", "--product", "s1", "--codec", "png"], 2, "jpeg:Q"),
+        (["build", "{tree}", "{out}", "--product", "s1", "--samples-per-shard", "0"], 2, "1 or"),
+        (["verify", "{out}"], 1, "no finished shards"),
+    ],
+)
+def test_errors_are_one_message_on_stderr(tree, tmp_path, capsys, arguments, code, message):
+    (tmp_path / "file").touch()
+    places = {"tree": tree, "out": tmp_path / "out", "file": tmp_path / "file"}
+    filled = [argument.format(**places) for argument in arguments]
+    assert run(*filled, "--workers", 1) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("ssl4eo-shard: ")
+    assert message in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["build"], ["build", "a", "b"], ["build", "a", "b", "--product", "s3"]]
+)
+def test_usage_errors_exit_with_2(arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize("command", ["build", "verify"])
+def test_help_names_every_option(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    expected = ["--workers", "DEST"]
+    if command == "build":
+        expected += ["SRC", "--product", "--codec", "--samples-per-shard", "--locations",
+                     "--on-missing"]  # fmt: skip
+    assert all(option in text for option in expected)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk_is_one_message_and_the_next_run_goes_on(tree, tmp_path, workers):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
+
+    command = [*COMMAND, "build", tree, tmp_path, "--product", "s1", "--codec", "zstd",
+               "--samples-per-shard", "4", "--workers", str(workers)]  # fmt: skip
+    done = subprocess.run(command, preexec_fn=limit, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "s1-000000.tar can't be written: File too large" in done.stderr
+    assert "finished shards are kept" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not [p for p in tmp_path.rglob("*") if ".tmp-" in p.name]
+    assert not (tmp_path / "manifest.json").exists()
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "locations 5, patches 10" in done.stdout
+    assert verify(tmp_path)[1] == []
+
+
+@pytest.fixture
+def unprivileged():
+    """Root may do anything, so as root a test of permissions is nobody for a while."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65_534)
+    yield
+    os.seteuid(user)
+
+
+@pytest.fixture
+def public(tree):
+    """A copy of the tree that everybody may read, a closed folder, and one that is read-only."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shutil.copytree(tree, folder / "tree")
+        (folder / "closed").mkdir(mode=0o000)
+        (folder / "out").mkdir(mode=0o555)
+        for path in (folder, folder / "tree"):
+            path.chmod(0o755)
+        yield folder
+        (folder / "closed").chmod(0o700)
+
+
+@pytest.mark.parametrize(
+    ("source", "dest"), [("closed/tree", "new"), ("tree", "out"), ("tree", "closed/new")]
+)
+@pytest.mark.usefixtures("public", "unprivileged")  # in this order
+def test_a_folder_without_permission_is_one_message(public, capsys, source, dest):
+    arguments = ("build", public / source, public / dest, "--product", "s1", "--workers", 1)
+    assert run(*arguments) == 1
+    err = capsys.readouterr().err
+    assert "Permission denied" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("workers", "stop"), [(1, signal.SIGINT), (2, signal.SIGINT), (2, signal.SIGTERM)]
+)
+def test_ctrl_c_leaves_nothing_half_written(tmp_path, stop, workers):
+    source, dest = tmp_path / "tree", tmp_path / "out"
+    write_tree(source, "s1", [0], dates=1)
+    for i in range(1, 240):
+        (source / "s1" / f"{i:07d}").symlink_to(source / "s1" / "0000000")
+    command = [*COMMAND, "build", source, dest, "--product", "s1", "--codec", "jpeg:90",
+               "--samples-per-shard", "20", "--workers", str(workers)]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not list(dest.glob(".parts/*.parquet")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(stop)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "run the same command again to go on" in err
+    assert "Traceback" not in err
+    assert not [p for p in dest.rglob("*") if ".tmp-" in p.name]
+    assert not (dest / "manifest.json").exists()
+    finished = len(list(dest.glob(".parts/*.parquet")))
+    assert 0 < finished < 12
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"shards 12 ({12 - finished} written, {finished} kept)" in done.stdout

@@ -1,0 +1,148 @@
+"""Published files and real satellite pixels through the packer, and back through other readers."""
+
+import io
+import itertools
+import json
+import tarfile
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import rasterio
+import tifffile
+
+from ssl4eo_stream.bands import PRODUCTS
+from ssl4eo_stream.geotiff import decode_sample, read_pages
+from ssl4eo_stream.shard.build import build
+from ssl4eo_stream.shard.quantize import to_bytes
+from ssl4eo_stream.shard.verify import verify
+
+
+@pytest.fixture(scope="module")
+def towns(real_data, tmp_path_factory):
+    """48 locations of two dates, L1C, cut from full scenes."""
+    folder = tmp_path_factory.mktemp("towns")
+    with tarfile.open(real_data / "ssl4eo" / "s2c_2dates_oscd.tar") as tar:
+        tar.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def four_seasons(real_data, tmp_path_factory):
+    """One L2A location of four dates."""
+    folder = tmp_path_factory.mktemp("seasons")
+    with tarfile.open(real_data / "ssl4eo" / "s2a_4seasons_boadella.tar") as tar:
+        tar.extractall(folder, filter="data")
+    return folder
+
+
+def members(dest):
+    """Every GeoTIFF of a data set with its row of the index and its date."""
+    for row in pq.read_table(dest / "index.parquet").to_pylist():
+        (shard,) = dest.glob(f"*-{row['shard']:06d}.tar")
+        data = shard.read_bytes()
+        for date, start in enumerate(row["member_offset"]):
+            yield row, date, data[start : start + row["member_length"][date]]
+
+
+def source_pixels(folder, row, date, product):
+    """The published pixels of one member, read by rasterio."""
+    (place,) = folder.glob(f"*{int(row['id']):06d}")
+    for band in product.bands:
+        with rasterio.open(place / row["acquisition"][date] / f"{band.name}.tif") as source:
+            yield source.read(1)
+
+
+@pytest.mark.parametrize("product", ["s1", "s2a", "s2c"])
+@pytest.mark.parametrize("codec", ["zstd", "zstd16"])
+def test_published_files_come_back_exactly(real_data, tmp_path, product, codec):
+    root = real_data / "ssl4eo" / "genuine"
+    built = build(root, tmp_path, product=product, codec=codec)
+    assert (built.manifest.locations, built.manifest.patches) == (1, 2)
+    assert verify(tmp_path)[1] == []
+    spec = PRODUCTS[product]
+    for row, date, data in members(tmp_path):
+        stored = {}
+        for page, grid in zip(read_pages(data, name="x"), spec.grids, strict=True):
+            for sample, channel in enumerate(grid.channels):
+                stored[channel] = decode_sample(data, page, sample, name="x")
+        for channel, pixels in enumerate(source_pixels(root / product, row, date, spec)):
+            expected = to_bytes(pixels, band=spec.bands[channel]) if codec == "zstd" else pixels
+            assert stored[channel].dtype == expected.dtype
+            np.testing.assert_array_equal(stored[channel], expected)
+
+
+def test_published_metadata_is_kept(real_data, tmp_path):
+    build(real_data / "ssl4eo" / "genuine", tmp_path / "s1", product="s1")
+    build(real_data / "ssl4eo" / "genuine", tmp_path / "s2c", product="s2c")
+    with tarfile.open(tmp_path / "s1" / "s1-000000.tar") as tar:
+        fields = json.load(tar.extractfile("0000200.json"))
+    assert [date["orbitProperties_pass"] for date in fields["dates"]] == ["DESCENDING", "ASCENDING"]
+    assert fields["dates"][0]["cloud_percent"] is None
+    (row,) = pq.read_table(tmp_path / "s2c" / "index.parquet").to_pylist()
+    assert all(0 <= cloud < 10 for cloud in row["cloud_percent"])
+    assert [str(time.date()) for time in row["time"]] == ["2020-06-04", "2020-08-23"]
+
+
+def test_a_download_of_the_later_scripts_is_read(real_data, tmp_path):
+    built = build(real_data / "ssl4eo" / "genuine_style", tmp_path, product="s2c")
+    assert (built.manifest.locations, built.manifest.patches) == (1, 1)
+    (row,) = pq.read_table(tmp_path / "index.parquet").to_pylist()
+    assert row["id"] == "0000000"
+    assert row["cloud_percent"][0] is not None
+
+
+def test_four_seasons_come_in_order_of_time(four_seasons, tmp_path):
+    built = build(four_seasons, tmp_path, product="s2a", codec="jpeg:75")
+    assert built.manifest.patches == 4
+    (row,) = pq.read_table(tmp_path / "index.parquet").to_pylist()
+    assert row["time"] == sorted(row["time"])
+    assert all(np.diff(row["time"]) > np.timedelta64(1, "D"))
+
+
+def test_members_of_quality_75_are_small(towns, tmp_path):
+    built = build(towns, tmp_path, product="s2c", codec="jpeg:75", samples_per_shard=16)
+    lengths = [len(data) for _, _, data in members(tmp_path)]
+    assert len(lengths) == built.manifest.patches == 96
+    assert np.mean(lengths) <= 55_000
+
+
+def test_jpeg_members_decode_the_same_in_three_readers(towns, tmp_path):
+    build(towns, tmp_path, product="s2c", codec="jpeg:90")
+    sizes = [(4, 264, 264), (6, 132, 132), (3, 44, 44)]
+    for row, date, data in itertools.islice(members(tmp_path), 0, None, 16):
+        pages = read_pages(data, name="x")
+        ours = [
+            np.stack([decode_sample(data, page, s, name="x") for s in range(page.samples)])
+            for page in pages
+        ]
+        assert [pixels.shape for pixels in ours] == sizes
+        path = f"/vsitar/{tmp_path}/s2c-000000.tar/{row['id']}.t{date}.tif"
+        for number, pixels in enumerate(ours, start=1):
+            with rasterio.open(f"GTIFF_DIR:{number}:{path}") as source:
+                np.testing.assert_array_equal(source.read(), pixels)
+                assert source.crs.to_epsg() == 4326
+                lon, lat = source.xy(source.height / 2, source.width / 2, offset="ul")
+            # bands of 60 m were cut to half a pixel, 0.0003 degrees
+            assert (lon, lat) == pytest.approx(row_point(row), abs=6e-4)
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            for page, pixels in zip(file.pages, ours, strict=True):
+                np.testing.assert_array_equal(page.asarray(), pixels)
+
+
+def row_point(row):
+    """Longitude and latitude of an index row."""
+    return tuple(np.frombuffer(row["geometry"], "<f8", offset=5))
+
+
+def test_jpeg_of_quality_90_stays_close_to_the_pixels(towns, tmp_path):
+    build(towns, tmp_path, product="s2c", codec="jpeg:90")
+    spec = PRODUCTS["s2c"]
+    errors = []
+    for row, date, data in itertools.islice(members(tmp_path), 0, None, 16):
+        source = list(source_pixels(towns / "s2c", row, date, spec))
+        for page, grid in zip(read_pages(data, name="x"), spec.grids, strict=True):
+            for sample, channel in enumerate(grid.channels):
+                stored = decode_sample(data, page, sample, name="x").astype(int)
+                errors.append(stored - to_bytes(source[channel], band=spec.bands[channel]))
+    assert np.mean([np.abs(error).mean() for error in errors]) < 2.0
