@@ -12,7 +12,8 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 FLAGS = [
-    "--views.size", "32", "--batch-size", "4", "--method.queue", "16", "--epochs", "2",
+    "--views.size", "32", "--batch-size", "4", "--method.queue", "16",
+    "--method.batch-norm-groups", "2", "--epochs", "2",
     "--workers", "1", "--log-every", "1", "--checkpoint-minutes", "0", "--checkpoint-keep", "3",
 ]  # fmt: skip
 STEPS = 8

@@ -68,17 +68,13 @@ def train(run: Run[M], build: Callable[[Run[M], int], Method]) -> None:
         ValueError: The batch does not divide by the ranks, or does not fit the method.
     """
     with StopSignals() as stop, distributed.process_group(run.device) as device:
-        if len(run.data) != 1:
-            raise ValueError(
-                f"--data names {len(run.data)} folders; a run streams one product. Give one folder."
-            )
         level = logging.INFO if distributed.rank() == 0 else logging.WARNING
         logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
         if device.type == "cuda":
             torch.backends.cudnn.benchmark = True
             torch.set_float32_matmul_precision("high")
         with StreamLoader(
-            run.data[0],
+            run.data,
             views=run.views,
             batch_size=run.batch_per_rank(distributed.world_size()),
             seed=run.seed,

@@ -27,7 +27,7 @@ class Run(Generic[M]):
 
     name: str
     """What the run is called in logs and checkpoints."""
-    data: tuple[str, ...] = tyro.MISSING
+    data: str = tyro.MISSING
     """The folder of shards of one product: s3://…, gs://…, az://…, http(s)://…, or a path."""
     output: Path = tyro.MISSING
     """Folder for checkpoints, metrics.jsonl and tensorboard; shared by all nodes."""
