@@ -66,7 +66,10 @@ class PublishedDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> tuple[Float32[Tensor, "c h w"], Float32[Tensor, "c h w"]]:
         with self._database.begin(write=False) as rows:
-            data, shape = pickle.loads(rows.get(str(index).encode()))
+            row = rows.get(str(index).encode())
+        if row is None:
+            raise IndexError(f"row {index} of {self._length}")
+        data, shape = pickle.loads(row)
         dates = np.frombuffer(data, np.uint8).reshape(shape)
         first, second = self._rng.integers(DATES, size=2)
         return self._view(dates[first]), self._view(dates[second])
