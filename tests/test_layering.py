@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "stream": GROUND | {"distributed", "shard.manifest", "shard.quantize"},
     "augment": {"bands"},
     "methods": {"backbones", "distributed"},
-    "train": GROUND | {"distributed", "stream", "augment"},
+    "train": GROUND | {"distributed", "machine", "stream", "augment"},
     "commands": None,  # anything
     "__init__": {"stream"},
 }

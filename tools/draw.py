@@ -18,6 +18,7 @@ from ssl4eo_stream.augment.views import MoCoViews
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 FALSE_COLOUR = ("B8", "B4", "B3")
 """Near infrared, red, green as red, green, blue: vegetation is red."""

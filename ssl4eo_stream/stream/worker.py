@@ -182,4 +182,3 @@ def main() -> None:
             error = RuntimeError(f"{type(error).__name__}: {error}")
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.send(Failed(error=error, trace=trace))
-

@@ -1,12 +1,10 @@
 """Everything that a run needs to go on exactly, in one file that is either whole or not there."""
 
-import contextlib
 import logging
 import os
 import pickle
 import re
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
@@ -239,12 +237,3 @@ def _compare(then: dict[str, Any], now: dict[str, Any]) -> None:
         if then.get(name) != now[name]:
             logger.warning("The checkpoint had %s %s, from here on it is %s.", name,
                            then.get(name), now[name])  # fmt: skip
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the packages that decide the numbers, where they are installed."""
-    found = {}
-    for name in ("ssl4eo-stream", "torch", "timm", "numpy", "opencv-python-headless"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found

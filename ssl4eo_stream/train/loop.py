@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ssl4eo_stream import distributed
+from ssl4eo_stream.machine import versions
 from ssl4eo_stream.stream.loader import StreamLoader
 from ssl4eo_stream.train import checkpoint
 from ssl4eo_stream.train.feed import Loader, on_device
@@ -238,7 +239,7 @@ class Trainer(Generic[M]):
                 rng=rng,
                 run=self.run.to_dict(),
                 recipe=self.recipe,
-                versions=checkpoint.versions(),
+                versions=versions(),
             )
             path = checkpoint.save(state, folder=self.run.output, keep=self.run.checkpoint_keep,
                                    epoch_done=self._epoch_to_keep())  # fmt: skip
