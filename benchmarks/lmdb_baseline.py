@@ -52,13 +52,27 @@ def write_lmdb(path: Path, locations: Iterable[list[list[UInt8[np.ndarray, "_ _"
 
 
 class PublishedDataset(torch.utils.data.Dataset):
-    """Two views per location as the published loader makes them."""
+    """Two views per location as the published loader makes them.
 
-    def __init__(self, path: Path, *, length: int, seed: int) -> None:
+    Args:
+        path: The database's folder.
+        length: Its rows.
+        seed: Of all draws.
+        number: Type of the arithmetic; the published code's is float64.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        length: int,
+        seed: int,
+        number: type[np.float64 | np.float32] = np.float64,
+    ) -> None:
         self._database = lmdb.open(
             str(path), max_readers=1, readonly=True, lock=False, readahead=False, meminit=False
         )
-        self._length = length
+        self._length, self._number = length, number
         self._rng = np.random.default_rng(seed)
 
     def __len__(self) -> int:
@@ -82,15 +96,14 @@ class PublishedDataset(torch.utils.data.Dataset):
         rng = self._rng
         image = self._crop(np.ascontiguousarray(bands.transpose(1, 2, 0)))
         if rng.random() < 0.8:
-            image = (image * np.float32(rng.uniform(0.6, 1.4))).astype(np.uint8)
-            mean = image.mean(axis=(0, 1), dtype=np.float32)
-            image = ((image - mean) * np.float32(rng.uniform(0.6, 1.4)) + mean).astype(np.uint8)
+            number = self._number
+            with np.errstate(invalid="ignore"):  # what is out of range wraps around, as there
+                image = (image * number(rng.uniform(0.6, 1.4))).astype(np.uint8)
+                mean = image.mean(axis=(0, 1), dtype=number)
+                image = ((image - mean) * number(rng.uniform(0.6, 1.4)) + mean).astype(np.uint8)
         if rng.random() < 0.2:
-            image = np.repeat(
-                image.mean(axis=2, keepdims=True, dtype=np.float32).astype(np.uint8),
-                image.shape[2],
-                axis=2,
-            )
+            mean = image.mean(axis=2, keepdims=True, dtype=self._number).astype(np.uint8)
+            image = np.repeat(mean, image.shape[2], axis=2)
         if rng.random() < 0.5:
             image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.1, 2.0))
         if rng.random() < 0.5:

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import cv2
+import numpy as np
 import torch
 from lmdb_baseline import PublishedDataset, write_lmdb
 from report import summary, table, write_result
@@ -58,26 +59,32 @@ def main() -> None:
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
-        count = write_lmdb(Path(scratch) / "lmdb", planes_of(options.data))
-        published = PublishedDataset(Path(scratch) / "lmdb", length=count, seed=0)
+        locations = planes_of(options.data)
+        count = len(locations)
+        baselines = {}
+        for name, number in (("published", np.float64), ("published, in float32", np.float32)):
+            database = Path(scratch) / name  # LMDB opens a file once per process
+            write_lmdb(database, locations)
+            baselines[name] = PublishedDataset(database, length=count, seed=0, number=number)
         loaders = {}
         for codec in options.codecs:
             dest = Path(scratch) / codec.replace(":", "-")
             build(options.data, dest, product="s2c", codec=codec, workers=0)
             loaders[codec] = StreamLoader(str(dest), views=MoCoViews(size=224), batch_size=16)
-        rates: dict[str, list[float]] = {name: [] for name in ("published", *loaders)}
+        rates: dict[str, list[float]] = {name: [] for name in (*baselines, *loaders)}
         shares: dict[str, dict[str, list[float]]] = {
             codec: {stage: [] for stage in STAGES} for codec in loaders
         }
         megabytes: dict[str, list[float]] = {codec: [] for codec in loaders}
         sample_bytes: dict[str, float] = {}
         for repeat in range(options.repeats + 1):  # the first warms up
-            start = time.perf_counter()
-            for index in range(count):
-                published[index]
-            rate = count / (time.perf_counter() - start)
-            if repeat:
-                rates["published"].append(rate)
+            for name, baseline in baselines.items():
+                start = time.perf_counter()
+                for index in range(count):
+                    baseline[index]
+                rate = count / (time.perf_counter() - start)
+                if repeat:
+                    rates[name].append(rate)
             for codec, loader in loaders.items():
                 loader.stats()
                 for _ in range(options.epochs):
@@ -90,17 +97,19 @@ def main() -> None:
                     sample_bytes[codec] = stats["bytes_per_sample"]
                     for stage in STAGES:
                         shares[codec][stage].append(stats[f"share_{stage}"])
-        published.close()
+        for baseline in baselines.values():
+            baseline.close()
     rows = []
     for name, values in rates.items():
         rate = summary(values)
         row = {"loader": name, "samples/s": rate["median"],
                "quartiles": f"{rate['low']}–{rate['high']}"}  # fmt: skip
         if name in loaders:
-            pairs = zip(values, rates["published"], strict=True)
-            ratio = summary([ours / theirs for ours, theirs in pairs], digits=2)
-            row["ratio to published"] = ratio["median"]
-            row["ratio quartiles"] = f"{ratio['low']}–{ratio['high']}"
+            for baseline in baselines:
+                pairs = zip(values, rates[baseline], strict=True)
+                ratio = summary([ours / theirs for ours, theirs in pairs], digits=2)
+                row[f"ratio to {baseline}"] = ratio["median"]
+                row[f"quartiles of that to {baseline}"] = f"{ratio['low']}–{ratio['high']}"
             row["MB/s"] = summary(megabytes[name])["median"]
             row["kB/sample"] = round(sample_bytes[name] / 1000, 1)
             for stage in STAGES:

@@ -78,12 +78,13 @@ class Page:
     """ImageDescription, or nothing."""
 
 
-def read_pages(data: Buffer, *, name: str) -> list[Page]:
+def read_pages(data: Buffer, *, name: str, georeference: bool = True) -> list[Page]:
     """Read the headers of all pages of a classic TIFF, of either byte order.
 
     Args:
         data: The file.
         name: What to call it in errors.
+        georeference: Whether to read the tags that say where the page lies; pixels need them not.
 
     Raises:
         UnknownLayoutError: It is not a TIFF whose bands lie in strips of their own.
@@ -95,6 +96,7 @@ def read_pages(data: Buffer, *, name: str) -> list[Page]:
             raise UnknownLayoutError(f"{name} is a BigTIFF, which the strip reader doesn't know.")
         raise SourceError(f"{name} ({len(data)} bytes) is not a TIFF. Download it again.")
     pages: list[Page] = []
+    tags = GEO_TAGS if georeference else ()
     try:
         (start,) = struct.unpack_from(order + "I", data, 4)
         while start:

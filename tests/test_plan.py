@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssl4eo_stream.stream.plan import (
+    Generators,
     Position,
     Topology,
     batches_done,
-    generator,
     length,
     num_steps,
     order,
@@ -128,10 +128,19 @@ def test_batches_done_counts_turns(topology, steps):
 
 def test_generators_are_independent():
     draws = {
-        generator(seed, epoch, location, number).integers(2**62)
+        Generators(seed=seed, epoch=epoch).of(location, stream=number).integers(2**62)
         for seed in (0, 1)
         for epoch in (0, 1)
         for location in (0, 251_078)
         for number in (0, 1, 2)
     }
     assert len(draws) == 24
+
+
+def test_generators_are_those_of_a_keyed_philox():
+    generators = Generators(seed=3, epoch=2)
+    for location, number in ((7, 0), (7, 2), (251_078, 1), (7, 0)):
+        expected = np.random.Generator(np.random.Philox(key=[3 << 32 | 2, location << 8 | number]))
+        rng = generators.of(location, stream=number)
+        assert rng.random(5).tolist() == expected.random(5).tolist()
+        assert rng.integers(4, size=3).tolist() == expected.integers(4, size=3).tolist()

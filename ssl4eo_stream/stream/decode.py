@@ -42,7 +42,7 @@ class Decoder:
         Raises:
             ShardError: The bytes are not such a member.
         """
-        pages = read_pages(data, name=name)
+        pages = read_pages(data, name=name, georeference=False)
         planes: list[Any] = [
             decode_sample(data, pages[page], sample, name=name)
             for page, sample, _ in self._channels

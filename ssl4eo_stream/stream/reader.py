@@ -12,7 +12,7 @@ from ssl4eo_stream.shard.manifest import Manifest
 from ssl4eo_stream.store import Store
 from ssl4eo_stream.stream.decode import Decoder, Planes
 from ssl4eo_stream.stream.fetch import Fetched, Work, fetch
-from ssl4eo_stream.stream.plan import generator
+from ssl4eo_stream.stream.plan import Generators
 
 
 @runtime_checkable
@@ -103,17 +103,17 @@ class Reader:
         self._store = Store.open(setup.url, options=setup.storage_options)
         self._decode = Decoder(setup.manifest)
         self._fetched: Iterator[Fetched] = iter(())
-        self._work: Work | None = None
+        self._generators: Generators | None = None
 
     def start(self, work: Work) -> None:
         """Begin with new work; what was left of the old is dropped."""
         self.close()
-        views = self._setup.views
+        views, generators = self._setup.views, Generators(seed=work.seed, epoch=work.epoch)
 
         def dates_of(location: int, num_dates: int) -> tuple[int, ...]:
-            return views.dates(num_dates, rng=generator(work.seed, work.epoch, location, 0))
+            return views.dates(num_dates, rng=generators.of(location, stream=0))
 
-        self._work = work
+        self._generators = generators
         self._fetched = fetch(
             work,
             store=self._store,
@@ -135,8 +135,8 @@ class Reader:
             StorageError: A read failed for good.
             ShardError: A member is damaged.
         """
-        assert self._work is not None, "start() comes first"
-        work, clock = self._work, Clock()
+        assert self._generators is not None, "start() comes first"
+        clock = Clock()
         ids = np.empty(self._setup.batch_size, np.int64)
         dates = np.empty((self._setup.batch_size, len(out)), np.int64)
         for i in range(self._setup.batch_size):
@@ -149,7 +149,7 @@ class Reader:
                 clock.num_bytes += len(member)
             clock.lap("decode")
             for view, date in enumerate(sample.dates):
-                rng = generator(work.seed, work.epoch, sample.id, 1 + view)
+                rng = self._generators.of(sample.id, stream=1 + view)
                 clock.lap("other")
                 self._setup.views.render(
                     planes[date], view=view, rng=rng, out=out[view][i], lap=clock.lap
