@@ -94,7 +94,7 @@ class PublishedDataset(torch.utils.data.Dataset):
 
     def _view(self, bands: UInt8[np.ndarray, "c h w"]) -> Float32[Tensor, "c h w"]:
         rng = self._rng
-        image = self._crop(np.ascontiguousarray(bands.transpose(1, 2, 0)))
+        image = self._crop(bands.transpose(1, 2, 0))
         if rng.random() < 0.8:
             number = self._number
             with np.errstate(invalid="ignore"):  # what is out of range wraps around, as there
@@ -102,14 +102,13 @@ class PublishedDataset(torch.utils.data.Dataset):
                 mean = image.mean(axis=(0, 1), dtype=number)
                 image = ((image - mean) * number(rng.uniform(0.6, 1.4)) + mean).astype(np.uint8)
         if rng.random() < 0.2:
-            mean = image.mean(axis=2, keepdims=True, dtype=self._number).astype(np.uint8)
-            image = np.repeat(mean, image.shape[2], axis=2)
+            mean = image.mean(axis=2, dtype=self._number)
+            image = np.tile(mean, (image.shape[2], 1, 1)).transpose(1, 2, 0).astype(np.uint8)
         if rng.random() < 0.5:
             image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.1, 2.0))
         if rng.random() < 0.5:
-            image = image[:, ::-1]
-        chw = np.ascontiguousarray(image.transpose(2, 0, 1))
-        return torch.from_numpy(chw).to(torch.float32).div_(255)
+            image = cv2.flip(image, 1)
+        return torch.from_numpy(image.transpose(2, 0, 1)).float().div(255)
 
     def _crop(self, image: Image) -> Image:
         height, width = image.shape[:2]

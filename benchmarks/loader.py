@@ -4,9 +4,10 @@ Run: `taskset -c 1 python benchmarks/loader.py --data TREE`, TREE being Sentinel
 
 A sample is a location seen in two MoCo views of 224 × 224, all 13 bands. Ours: shards of the tree
 streamed in this process (fetch, CRC, decode, views) into uint8 batches. Published: an LMDB of the
-same pixels (see `lmdb_baseline.py`), which decodes nothing, into float32 tensors. Both are read
-from the page cache, one after the other in every repeat, so that a slow minute of the machine falls
-on both; the ratio is taken within a repeat. Shares are parts of our loader's working time.
+same pixels (see `lmdb_baseline.py`), which decodes nothing, in a torch DataLoader of this process
+into float32 batches; once in float64 arithmetic as published, once in float32 to its favour. All
+are read from the page cache, one after the other in every repeat, so that a slow minute of the
+machine falls on all; ratios are taken within a repeat. Shares are parts of our working time.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from ssl4eo_stream.shard.build import build
 from ssl4eo_stream.shard.quantize import to_bytes
 from ssl4eo_stream.shard.source import list_ids, product_folder, read_location, read_patch
 
+BATCH = 16
 STAGES = ("fetch", "decode", "resize", "photometric", "blur", "other")
 
 
@@ -65,12 +67,13 @@ def main() -> None:
         for name, number in (("published", np.float64), ("published, in float32", np.float32)):
             database = Path(scratch) / name  # LMDB opens a file once per process
             write_lmdb(database, locations)
-            baselines[name] = PublishedDataset(database, length=count, seed=0, number=number)
+            dataset = PublishedDataset(database, length=count, seed=0, number=number)
+            baselines[name] = torch.utils.data.DataLoader(dataset, batch_size=BATCH, shuffle=True)
         loaders = {}
         for codec in options.codecs:
             dest = Path(scratch) / codec.replace(":", "-")
             build(options.data, dest, product="s2c", codec=codec, workers=0)
-            loaders[codec] = StreamLoader(str(dest), views=MoCoViews(size=224), batch_size=16)
+            loaders[codec] = StreamLoader(str(dest), views=MoCoViews(size=224), batch_size=BATCH)
         rates: dict[str, list[float]] = {name: [] for name in (*baselines, *loaders)}
         shares: dict[str, dict[str, list[float]]] = {
             codec: {stage: [] for stage in STAGES} for codec in loaders
@@ -80,8 +83,8 @@ def main() -> None:
         for repeat in range(options.repeats + 1):  # the first warms up
             for name, baseline in baselines.items():
                 start = time.perf_counter()
-                for index in range(count):
-                    baseline[index]
+                for _ in baseline:
+                    pass
                 rate = count / (time.perf_counter() - start)
                 if repeat:
                     rates[name].append(rate)
@@ -98,7 +101,7 @@ def main() -> None:
                     for stage in STAGES:
                         shares[codec][stage].append(stats[f"share_{stage}"])
         for baseline in baselines.values():
-            baseline.close()
+            baseline.dataset.close()
     rows = []
     for name, values in rates.items():
         rate = summary(values)
