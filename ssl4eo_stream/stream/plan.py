@@ -38,9 +38,9 @@ class Generators:
     """
 
     def __init__(self, *, seed: int, epoch: int) -> None:
-        self._bits = np.random.Philox(key=0)
+        self._bits: Any = np.random.Philox(key=0)
         self._generator = np.random.Generator(self._bits)
-        self._state: dict[str, Any] = self._bits.state  # counter 0, nothing buffered
+        self._state = self._bits.state  # counter 0, nothing buffered
         self._key = (seed & 0xFFFFFFFF) << 32 | epoch & 0xFFFFFFFF
 
     def of(self, location: int, *, stream: int) -> np.random.Generator:
