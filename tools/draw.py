@@ -53,7 +53,7 @@ def draw_views(options: Options) -> Path:
         bands = [loader.manifest.bands.index(name) for name in FALSE_COLOUR]
         batch = next(iter(loader))
     figure, axes = plt.subplots(
-        2, options.locations, figsize=(2 * options.locations, 4.4), squeeze=False
+        2, options.locations, figsize=(2 * options.locations, 5), squeeze=False
     )
     for row, view in enumerate(batch.views):
         for column, key in enumerate(batch.keys):
@@ -72,7 +72,11 @@ def draw_training(options: Options) -> Path:
     steps = [row["step"] for row in rows]
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
     left.plot(steps, [row["loss"] for row in rows], color="tab:blue")
-    left.set(xlabel="step", ylabel="loss (InfoNCE)", title="Loss")
+    left.set(
+        xlabel="step",
+        ylabel="loss (InfoNCE)",
+        title="Loss (it first rises, while the queue fills with real keys)",
+    )
     right.plot(steps, [row["samples_per_second"] for row in rows], color="tab:green")
     right.set(xlabel="step", ylabel="locations per second", title="Throughput", ylim=(0, None))
     wait = right.twinx()
@@ -87,7 +91,7 @@ def draw_training(options: Options) -> Path:
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.tight_layout()
+    figure.set_layout_engine("constrained")
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return path
