@@ -70,7 +70,7 @@ SMALLER = {
     "--workers 8 --seconds 30": "--workers 1 --batch-size 2 --seconds 1",
     "--nproc-per-node 4 recipes/": f"--nproc-per-node 1 {ROOT}/recipes/",
     "--output runs/moco_rn50": "--output runs/moco_rn50 --views.size 32 --batch-size 4 "
-    "--method.queue 16 --max-steps 1 --workers 1",
+    "--method.queue 16 --method.batch-norm-groups 1 --max-steps 1 --workers 1",
 }
 """What is exchanged in the README's commands so that they run here."""
 

@@ -167,7 +167,11 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path, stop, workers):
         (source / "s1" / f"{i:07d}").symlink_to(source / "s1" / "0000000")
     command = [*COMMAND, "build", source, dest, "--product", "s1", "--codec", "jpeg:90",
                "--samples-per-shard", "20", "--workers", str(workers)]  # fmt: skip
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    # A shell's background job ignores SIGINT, and so would its child; a handler is not inherited.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
+    with process:
         deadline = time.monotonic() + 60
         while not list(dest.glob(".parts/*.parquet")) and time.monotonic() < deadline:
             time.sleep(0.01)
