@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import obstore
 from obstore.exceptions import BaseError
@@ -70,6 +72,8 @@ class Store:
         """
         url = as_url(location)
         shown = without_credentials(url)
+        if url.startswith("file://") and not Path(url2pathname(urlsplit(url).path)).is_dir():
+            raise StorageError(f"Cannot open {shown}: there is no such folder. Check the path.")
         try:
             if url.startswith("file://"):
                 if options:

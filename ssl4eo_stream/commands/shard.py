@@ -50,9 +50,9 @@ class Build:
     """Sentinel-1 (s1: VV, VH), Sentinel-2 L2A (s2a: 12 bands) or L1C (s2c: 13 bands)."""
     codec: Annotated[str, tyro.conf.arg(metavar="jpeg:Q|zstd|zstd16")] = "jpeg:90"
     """How pixels are kept; in brackets, KB a Sentinel-2 patch of a town.
-    jpeg:Q: lossy bytes of quality Q, 1-100 (90: 89, 75: 53).
-    zstd: lossless bytes (213).
-    zstd16: the source's own values, uint16 DN or float32 dB (544)."""
+    jpeg:Q: lossy bytes of quality Q, 1-100 (90: 85, 75: 48).
+    zstd: lossless bytes (211).
+    zstd16: the source's own values, uint16 DN or float32 dB (542)."""
     samples_per_shard: Annotated[int, tyro.conf.arg(metavar="N")] = 512
     """Ids per shard; shard number = id // this. Keep it the same for products trained together."""
     workers: Workers = CPUS
