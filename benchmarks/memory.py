@@ -30,7 +30,7 @@ def linked_tree(tree: Path, root: Path, *, locations: int) -> Path:
         folder = root / "s2c" / f"{location:07d}"
         folder.mkdir(parents=True)
         for date, source in enumerate(islice(acquisitions, DATES)):
-            (folder / f"2020{3 * date + 1:02d}01_T00XXX").symlink_to(source.resolve())
+            (folder / f"2020{3 * date + 1:02d}01_T31TFJ").symlink_to(source.resolve())
     return root
 
 
