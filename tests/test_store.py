@@ -1,6 +1,7 @@
 """The door to bytes: ranges, what is worth one request, and messages that help."""
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,8 @@ from hypothesis import strategies as st
 from servers import http_server
 
 from ssl4eo_stream.errors import StorageError
-from ssl4eo_stream.store import Store, as_url, coalesce, without_credentials
+from ssl4eo_stream.retry import Counts
+from ssl4eo_stream.store import Store, as_url, coalesce
 
 
 def _laid_out(steps):
@@ -73,6 +75,37 @@ def test_what_is_not_there_says_so(tmp_path):
         Store.open("ftp://user:secret@host/x")
 
 
-def test_credentials_are_not_shown():
-    shown = without_credentials("https://user:secret@host/path?X-Amz-Signature=secret")
-    assert shown == "https://host/path"
+@pytest.mark.parametrize("over", ["file", "http"])
+def test_what_was_asked_is_counted_and_objects_are_described(tmp_path, over):
+    data = bytes(range(256)) * 20
+    (tmp_path / "a.bin").write_bytes(data)
+    with http_server(tmp_path) as server:
+        store = Store.open(tmp_path if over == "file" else server.url)
+        store.read("a.bin")
+        store.read_range("a.bin", start=10, end=30)
+        assert store.read_range("a.bin", start=7, end=7) == b""
+        assert store.counters.take() == Counts(requests=2, retries=0, bytes=len(data) + 20)
+        first, again = store.head("a.bin"), store.head("a.bin")
+        assert store.counters.take() == Counts(requests=2, retries=0, bytes=0)
+        assert first == again
+        assert first.size == len(data)
+        (tmp_path / "a.bin").write_bytes(data[:-1])
+        assert store.head("a.bin").etag != first.etag
+        (tmp_path / "empty").touch()
+        assert store.read("empty") == b""
+        with pytest.raises(StorageError, match=r"b\.bin"):
+            store.head("b.bin")
+
+
+def test_threads_share_a_store(tmp_path):
+    data = bytes(range(251)) * 1000
+    (tmp_path / "a.bin").write_bytes(data)
+    with http_server(tmp_path) as server, ThreadPoolExecutor(8) as pool:
+        server.cut = 20
+        store = Store.open(server.url)
+        starts = range(0, 200_000, 5000)
+        read = pool.map(lambda at: store.read_range("a.bin", start=at, end=at + 30_000), starts)
+        for start, found in zip(starts, read, strict=True):
+            assert found == data[start : start + 30_000]
+        counts = store.counters.take()
+    assert counts == Counts(requests=60, retries=20, bytes=40 * 30_000)
