@@ -1,9 +1,8 @@
-"""Shards as a whole: tar, index, manifest, resuming, reproducibility, verifying."""
+"""Shards as a whole: tar, index, manifest, reproducibility, and locations that are left out."""
 
 import gc
 import io
 import json
-import re
 import shutil
 import tarfile
 
@@ -17,11 +16,10 @@ import webdataset
 from trees import NAMES, write_tree
 
 from ssl4eo_stream.bands import PRODUCTS
-from ssl4eo_stream.errors import ShardError, SourceError
+from ssl4eo_stream.errors import SourceError
 from ssl4eo_stream.geotiff import decode_sample, read_pages
 from ssl4eo_stream.shard.build import build
 from ssl4eo_stream.shard.manifest import Index, Manifest
-from ssl4eo_stream.shard.parts import read_part
 from ssl4eo_stream.shard.quantize import to_bytes
 from ssl4eo_stream.shard.verify import verify
 
@@ -81,6 +79,7 @@ def test_the_index_points_at_every_member_and_opens_as_geoparquet(tree, tmp_path
     assert [row["id"] for row in rows] == [f"{i:07d}" for i in IDS]
     for row in rows:
         tar = (tmp_path / f"s1-{row['shard']:06d}.tar").read_bytes()
+        assert (row["page_end"], row["page_crc32c"]) == ([], [])  # of one page: the member's own
         with tarfile.open(fileobj=io.BytesIO(tar)) as members:
             for date in range(2):
                 data = members.extractfile(f"{row['id']}.t{date}.tif").read()
@@ -127,6 +126,29 @@ def test_lossless_shards_of_sentinel_2_keep_every_dn_of_every_date(tmp_path, pro
     assert verify(tmp_path / "out")[1] == []
 
 
+@pytest.mark.parametrize("codec", ["jpeg:75", "zstd", "zstd16"])
+def test_the_beginning_of_a_member_is_enough_for_its_first_pages(tmp_path, codec):
+    write_tree(tmp_path, "s2a", [1, 2, 3], dates=2)
+    (tmp_path / "s2a" / "0000003" / NAMES["s2a"][0]).rename(tmp_path / "one date less")
+    manifest = pack(tmp_path, tmp_path / "out", product="s2a", codec=codec).manifest
+    index = Index.from_parquet((tmp_path / "out" / "index.parquet").read_bytes(), url="x")
+    assert index.page_ends.shape == index.page_crc32c.shape == (5, 3)
+    np.testing.assert_array_equal(index.page_ends[:, -1], index.lengths)
+    np.testing.assert_array_equal(index.page_crc32c[:, -1], index.crc32c)
+    tar = (tmp_path / "out" / manifest.shards[0].name).read_bytes()
+    for offset, ends, sums in zip(index.offsets, index.page_ends, index.page_crc32c, strict=True):
+        pages = read_pages(tar[offset : offset + ends[-1]], name="x")
+        for count, (end, crc32c) in enumerate(zip(ends, sums, strict=True), start=1):
+            beginning = tar[offset : offset + end]
+            assert google_crc32c.value(beginning) == crc32c
+            assert read_pages(beginning, name="x", limit=count) == pages[:count]
+            for page in pages[:count]:
+                decode_sample(beginning, page, page.samples - 1, name="x")
+            # none of the next page, and not a byte more than the last strip
+            assert end == pages[count - 1].strip_offsets[-1] + pages[count - 1].strip_lengths[-1]
+        assert 0.5 < ends[0] / ends[-1] < 0.8
+
+
 def test_locations_may_have_different_numbers_of_dates(own_tree, tmp_path):
     shutil.rmtree(own_tree / "s1" / "0000005" / NAMES["s1"][0])
     manifest = pack(own_tree, tmp_path / "out").manifest
@@ -140,113 +162,6 @@ def test_bytes_are_the_same_from_any_number_of_processes_and_when_made_again(tre
         pack(tree[0], tmp_path / name, workers=workers, codec="jpeg:90")
     assert contents(tmp_path / "one") == contents(tmp_path / "four") == contents(tmp_path / "again")
     assert "s1-000002.tar" in contents(tmp_path / "one")
-
-
-def test_a_finished_data_set_is_kept_as_it_is(tree, tmp_path):
-    pack(tree[0], tmp_path)
-    before, times = contents(tmp_path), [p.stat().st_mtime_ns for p in tmp_path.glob("*.tar")]
-    built = pack(tree[0], tmp_path)
-    assert (built.built, built.kept) == (0, 3)
-    assert contents(tmp_path) == before
-    assert [p.stat().st_mtime_ns for p in tmp_path.glob("*.tar")] == times
-
-
-def test_only_shards_with_added_or_removed_locations_are_made_again(own_tree, tmp_path):
-    pack(own_tree, tmp_path / "out")
-    shutil.copytree(own_tree / "s1" / "0000005", own_tree / "s1" / "0000007")
-    shutil.rmtree(own_tree / "s1" / "0000009")
-    built = pack(own_tree, tmp_path / "out")
-    assert (built.built, built.kept, built.manifest.locations) == (1, 1, 5)
-    assert not (tmp_path / "out" / "s1-000002.tar").exists()
-    pack(own_tree, tmp_path / "fresh")
-    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
-
-
-@pytest.mark.parametrize("stop_after", [0, 1, 2, 3])
-def test_a_build_that_was_stopped_goes_on_and_ends_the_same(tree, tmp_path, stop_after):
-    class PowerCutError(Exception):
-        pass
-
-    done = []
-
-    def interrupt(shard):
-        done.append(shard)
-        if len(done) >= stop_after:
-            raise PowerCutError
-
-    pack(tree[0], tmp_path / "fresh")
-    try:
-        pack(tree[0], tmp_path / "out", on_shard=interrupt if stop_after else lambda _: None)
-    except PowerCutError:
-        assert not (tmp_path / "out" / "manifest.json").exists()
-        with pytest.raises(ShardError, match="no finished shards"):
-            verify(tmp_path / "out")
-    built = pack(tree[0], tmp_path / "out")
-    assert built.kept == (stop_after or 3)
-    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
-
-
-@pytest.mark.parametrize("damage", ["tar cut", "tar gone", "part cut", "part gone"])
-def test_nothing_half_written_is_taken_for_finished(tree, tmp_path, damage):
-    def interrupt(shard):
-        if shard.number == 1:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        pack(tree[0], tmp_path / "out", on_shard=interrupt)
-    what, how = damage.split()
-    path = tmp_path / "out" / {"tar": "s1-000001.tar", "part": ".parts/s1-000001.tar.parquet"}[what]
-    assert read_part(tmp_path / "out", "s1", 1)
-    if how == "cut":
-        path.write_bytes(path.read_bytes()[:1000])
-    else:
-        path.unlink()
-    assert read_part(tmp_path / "out", "s1", 1) is None
-    built = pack(tree[0], tmp_path / "out")
-    assert (built.built, built.kept) == (2, 1)
-    pack(tree[0], tmp_path / "fresh")
-    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
-
-
-def test_a_lost_index_or_tar_of_a_finished_data_set_is_made_again(tree, tmp_path):
-    pack(tree[0], tmp_path)
-    before = contents(tmp_path)
-    (tmp_path / "index.parquet").unlink()
-    assert pack(tree[0], tmp_path).built == 3
-    (tmp_path / "s1-000001.tar").unlink()
-    assert pack(tree[0], tmp_path).built == 1
-    assert contents(tmp_path) == before
-
-
-def test_temporary_files_of_a_killed_build_go(tree, tmp_path):
-    (tmp_path / ".s1-000001.tar.tmp-123").write_bytes(b"half")
-    pack(tree[0], tmp_path)
-    assert not list(tmp_path.glob(".*"))
-
-
-@pytest.mark.parametrize(
-    ("options", "setting"),
-    [({"codec": "jpeg:90"}, "codec zstd, and codec jpeg:90"),
-     ({"samples_per_shard": 8}, "samples_per_shard 4, and samples_per_shard 8"),
-     ({"product": "s2c"}, "product s1, and product s2c")],
-)  # fmt: skip
-@pytest.mark.parametrize("finished", [True, False])
-def test_shards_of_other_settings_are_left_alone(tree, tmp_path, options, setting, finished):
-    def interrupt(_):
-        if not finished:
-            raise KeyboardInterrupt
-
-    source = shutil.copytree(tree[0], tmp_path / "tree")
-    (source / "s2c" / "0000000").mkdir(parents=True)
-    try:
-        pack(source / "s1", tmp_path / "out", locations=None, on_shard=interrupt,
-             on_missing="skip")  # fmt: skip
-    except KeyboardInterrupt:
-        assert not finished
-    before = contents(tmp_path / "out")
-    with pytest.raises(ShardError, match=f"{setting} was asked for.*Choose another DEST"):
-        pack(source, tmp_path / "out", on_missing="skip", **options)
-    assert contents(tmp_path / "out") == before
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -308,59 +223,6 @@ def test_a_list_chooses_locations_and_names_what_is_not_there(tree, tmp_path):
     ids.write_text("id\n1\n9\n77\n")
     with pytest.raises(SourceError, match=r"lacks 1 locations.*0000077"):
         pack(tree[0], tmp_path / "out", locations=ids)
-
-
-def test_verify_finds_a_flipped_byte_anywhere(tree, tmp_path):
-    manifest = pack(tree[0], tmp_path).manifest
-    assert verify(tmp_path, workers=2)[1] == []
-    index = Index.from_parquet((tmp_path / "index.parquet").read_bytes(), url="x")
-    path = tmp_path / manifest.shards[1].name
-    good = path.read_bytes()
-    offset = int(index.offsets[index.first_date[2] + 1])  # location 5, date 1
-    damages = {
-        offset + 3000: "0000005.t1.tif at byte.*crc32c",
-        offset - 512: "members are not|damaged",
-        700: "JSON|0000005.json",
-        len(good) - 1: "sha256",
-    }
-    for place, message in damages.items():
-        path.write_bytes(good[:place] + bytes([good[place] ^ 0x55]) + good[place + 1 :])
-        _, problems = verify(tmp_path)
-        assert any("sha256" in problem for problem in problems)
-        assert re.search(message, "\n".join(problems)), place
-    assert verify(tmp_path, workers=2)[1] == problems
-
-
-def test_verify_finds_cut_missing_and_left_over_files(tree, tmp_path):
-    pack(tree[0], tmp_path)
-    (tmp_path / "s1-000000.tar").unlink()
-    path = tmp_path / "s1-000001.tar"
-    path.write_bytes(path.read_bytes()[:-512])
-    shutil.copy(tmp_path / "s1-000002.tar", tmp_path / "s1-000099.tar")
-    (tmp_path / ".s1-000007.tar.tmp-1").touch()
-    (tmp_path / ".parts").mkdir()
-    text = "\n".join(verify(tmp_path)[1])
-    for what in (
-        "s1-000000.tar: can't be read",
-        "s1-000001.tar: .* bytes, the manifest has",
-        "s1-000099.tar: not in the manifest",
-        "tmp-1: left over",
-        "parts: left over",
-    ):
-        assert re.search(what, text), what
-    assert len(text.splitlines()) == 5
-
-
-def test_verify_finds_an_index_that_is_not_the_manifest_s(tree, tmp_path):
-    pack(tree[0], tmp_path / "out")
-    ids = tmp_path / "ids.csv"
-    ids.write_text("0\n1\n5\n6\n")
-    pack(tree[0], tmp_path / "fewer", locations=ids)
-    shutil.copy(tmp_path / "fewer" / "index.parquet", tmp_path / "out" / "index.parquet")
-    problems = "\n".join(verify(tmp_path / "out")[1])
-    assert "index.parquet: sha256" in problems
-    assert "4 locations and 8 patches" in problems
-    assert "s1-000002.tar: its 3 members are not the 0" in problems
 
 
 def test_the_manifest_says_how_to_turn_bytes_into_values(tree, tmp_path):

@@ -1,17 +1,19 @@
 """ssl4eo-shard as people run it: output, exit codes, full disks, Ctrl-C."""
 
 import os
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from pathlib import Path
 
 import pytest
-from trees import write_tree
+from trees import write_tar, write_tree
 
 from ssl4eo_stream.commands.shard import main
 from ssl4eo_stream.shard.verify import verify
@@ -88,17 +90,51 @@ def test_usage_errors_exit_with_2(arguments):
     assert stopped.value.code == 2
 
 
-@pytest.mark.parametrize("command", ["build", "verify"])
+@pytest.mark.parametrize("command", ["build", "verify", "index"])
 def test_help_names_every_option(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
-    expected = ["--workers", "DEST"]
-    if command == "build":
-        expected += ["SRC", "--product", "--codec", "--samples-per-shard", "--locations",
-                     "--on-missing"]  # fmt: skip
+    expected = {
+        "build": ["SRC", "DEST", "--product", "--codec", "--samples-per-shard", "--locations",
+                  "--on-missing"],
+        "verify": ["DEST"],
+        "index": ["URL", "--output DIR", "--product", "--samples-per-shard", "{000000..000489}"],
+    }[command] + ["--workers"]  # fmt: skip
     assert all(option in text for option in expected)
+
+
+def test_index_says_one_line_on_stdout_and_what_it_passed_over(tree, tmp_path, capsys):
+    assert run("build", tree, tmp_path / "s1", "--product", "s1", "--workers", 1) == 0
+    expected = (tmp_path / "s1" / "manifest.json").read_bytes()
+    (tmp_path / "s1" / "manifest.json").unlink()
+    with tarfile.open(tmp_path / "s1" / "s1-000000.tar") as tar:
+        members = {info.name: tar.extractfile(info).read() for info in tar}
+    capsys.readouterr()
+    assert run("index", tmp_path / "s1", "--workers", 1, "--product", "s1") == 0
+    out, err = capsys.readouterr()
+    assert re.fullmatch(
+        r"s1 jpeg:90: shards 1, locations 5, patches 10, [\d.]+ MB read in [\d.]+ s, [\d.]+ MB/s; "
+        rf"members passed over 0; index\.parquet and manifest\.json are in {tmp_path}/s1\n",
+        out,
+    )
+    assert "passed over" not in err
+    assert (tmp_path / "s1" / "manifest.json").read_bytes() == expected
+    (tmp_path / "more").mkdir()
+    write_tar(tmp_path / "more" / "x.tar", members | {f"notes/{i}.txt": b"" for i in range(4)})
+    assert run("index", tmp_path / "more", "--workers", 1, "--output", tmp_path / "index") == 0
+    out, err = capsys.readouterr()
+    assert "members passed over 4; " in out
+    assert "x.tar: 4 members passed over: notes/0.txt, notes/1.txt, notes/2.txt, …\n" in err
+    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == [
+        "index.parquet", "manifest.json",
+    ]  # fmt: skip
+    assert run("index", tmp_path / "more", "--workers", 1, "--product", "s2c") == 1
+    assert "x.tar: member 0000000.t0.tif is s1 of pages" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert run("index", tmp_path / "more", "--output", tmp_path / "file" / "deep") == 1
+    assert "can't be made: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("workers", [1, 2])

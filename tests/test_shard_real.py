@@ -15,6 +15,7 @@ from ssl4eo_stream.bands import PRODUCTS
 from ssl4eo_stream.geotiff import decode_sample, read_pages
 from ssl4eo_stream.shard.build import build
 from ssl4eo_stream.shard.quantize import to_bytes
+from ssl4eo_stream.shard.reindex import reindex
 from ssl4eo_stream.shard.verify import verify
 
 
@@ -70,6 +71,19 @@ def test_published_files_come_back_exactly(real_data, tmp_path, product, codec):
             expected = to_bytes(pixels, band=spec.bands[channel]) if codec == "zstd" else pixels
             assert stored[channel].dtype == expected.dtype
             np.testing.assert_array_equal(stored[channel], expected)
+
+
+def test_an_index_made_again_from_real_shards_is_the_builder_s(towns, real_data, tmp_path):
+    genuine = real_data / "ssl4eo" / "genuine"
+    for product, source in (("s1", genuine), ("s2a", genuine), ("s2c", towns)):
+        folder = tmp_path / product
+        build(source, folder, product=product, codec="jpeg:75", samples_per_shard=10)
+        files = [folder / "manifest.json", folder / "index.parquet"]
+        expected = [path.read_bytes() for path in files]
+        for path in files:
+            path.unlink()
+        reindex(str(folder), samples_per_shard=10)
+        assert [path.read_bytes() for path in files] == expected
 
 
 def test_published_metadata_is_kept(real_data, tmp_path):

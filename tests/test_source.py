@@ -10,10 +10,10 @@ from trees import NAMES, write_band, write_location, write_tree
 
 from ssl4eo_stream.bands import PRODUCTS, S1, S2C
 from ssl4eo_stream.errors import SourceError
+from ssl4eo_stream.sample import read_ids
 from ssl4eo_stream.shard.source import (
     list_ids,
     product_folder,
-    read_ids,
     read_location,
     read_patch,
     shard_plan,

@@ -1,6 +1,8 @@
 """Small GeoTIFF trees in the published layout, for tests of everything that reads one."""
 
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -80,3 +82,25 @@ def write_tree(root: Path, product_name, ids, *, dates=2, metadata="flat"):
         )
         for i in ids
     }
+
+
+def members_of(tar):
+    """Name -> bytes of a tar's regular members, in its order."""
+    with tarfile.open(tar) as file:
+        return {info.name: file.extractfile(info).read() for info in file if info.isreg()}
+
+
+def write_tar(path, members, *, form=tarfile.USTAR_FORMAT, folders=()):
+    """Write members (name -> bytes, or pairs in order) as another tool might; returns the path."""
+    with tarfile.open(path, "w", format=form) as file:
+        for folder in folders:
+            info = tarfile.TarInfo(folder)
+            info.type = tarfile.DIRTYPE
+            file.addfile(info)
+        for name, data in members.items() if isinstance(members, dict) else members:
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime, info.uname = len(data), 1_700_000_000.5, "sömebody"
+            if form != tarfile.PAX_FORMAT:
+                info.mtime = int(info.mtime)
+            file.addfile(info, io.BytesIO(data))
+    return path

@@ -1,4 +1,4 @@
-"""ssl4eo-shard: turn a tree of GeoTIFFs into shards that a loader streams, and check them."""
+"""ssl4eo-shard: turn GeoTIFFs into shards that a loader streams, check them, index others'."""
 
 import logging
 import os
@@ -17,7 +17,9 @@ from ssl4eo_stream.bands import ProductName
 from ssl4eo_stream.errors import Ssl4eoError
 from ssl4eo_stream.geotiff import Codec
 from ssl4eo_stream.shard.build import Built, build
+from ssl4eo_stream.shard.manifest import INDEX, MANIFEST
 from ssl4eo_stream.shard.pack import OnMissing, ShardDone
+from ssl4eo_stream.shard.reindex import reindex
 from ssl4eo_stream.shard.verify import verify
 
 USAGE = 2
@@ -83,11 +85,40 @@ class Verify:
     """Processes; 1 works in this one."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """Make index.parquet and manifest.json for tars that are there already.
+
+    For shards of an older release, or made by other tools: tars of GeoTIFFs KEY.t0.tif, KEY.t1.tif,
+    … (KEY a number, a date each, all bands of one product at their native sizes) and, if there are
+    any, KEY.json with lon, lat and dates. Every tar is read once, in ranges of 16 MiB, and left as
+    it is; other members are passed over and told of.
+
+    Of the shards that ssl4eo-shard build wrote, this makes again the very files that it wrote.
+    Bytes are taken to mean what build makes them mean (Sentinel-2: DN 0-10,000; Sentinel-1: mean
+    ± 2 standard deviations in dB), unless an older manifest beside them says otherwise.
+    """
+
+    url: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="URL")]
+    """Folder of the tars (path, s3://, gs://, az://), or the tars by a pattern in braces, which
+    http(s):// always needs: https://host/s2c-{000000..000489}.tar."""
+    output: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder for the two files; beside the tars if not given. Needed where those are not in a local
+    folder: upload both to them then, index.parquet first."""
+    product: ProductName | None = None
+    """The product that it has to be; found by the GeoTIFFs' pages if not given."""
+    samples_per_shard: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Ids per shard that build was told, where names, ids and an older manifest leave it open."""
+    workers: Workers = CPUS
+    """Processes, each reading one tar at a time; 1 works in this one. Each needs about 200 MB."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the console script. Returns the exit code."""
     options = tyro.cli(
         Annotated[Build, tyro.conf.subcommand("build")]
-        | Annotated[Verify, tyro.conf.subcommand("verify")],
+        | Annotated[Verify, tyro.conf.subcommand("verify")]
+        | Annotated[Index, tyro.conf.subcommand("index")],
         prog="ssl4eo-shard",
         description=__doc__,
         args=arguments,
@@ -95,7 +126,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return _build(options) if isinstance(options, Build) else _verify(options)
+        match options:
+            case Build():
+                return _build(options)
+            case Verify():
+                return _verify(options)
+            case Index():
+                return _index(options)
     except Ssl4eoError as error:
         sys.stderr.write(f"ssl4eo-shard: {error}\n")
         return error.exit_code
@@ -172,10 +209,44 @@ def _verify(options: Verify) -> int:
     return 1 if problems else 0
 
 
-def _bar() -> tqdm:
+def _index(options: Index) -> int:
+    start = time.monotonic()
+    with _bar(unit="B", scale=True) as bar:
+
+        def begin(num_bytes: int) -> None:
+            bar.reset(total=num_bytes)
+
+        def advance(num_bytes: int) -> None:
+            bar.update(num_bytes)
+
+        done = reindex(
+            options.url,
+            output=options.output,
+            product=options.product,
+            samples_per_shard=options.samples_per_shard,
+            workers=options.workers,
+            on_start=begin,
+            on_shard=advance,
+        )
+    for name, members in done.ignored.items():
+        some = ", ".join(members[:3]) + (", …" if len(members) > 3 else "")
+        sys.stderr.write(f"{name}: {len(members)} members passed over: {some}\n")
+    manifest, seconds = done.manifest, time.monotonic() - start
+    size = sum(shard.bytes for shard in manifest.shards)
+    sys.stdout.write(
+        f"{manifest.product} {manifest.codec}: shards {len(manifest.shards)}, locations "
+        f"{manifest.locations}, patches {manifest.patches}, {size / 1e6:.1f} MB read in "
+        f"{seconds:.1f} s, {size / 1e6 / seconds:.1f} MB/s; members passed over "
+        f"{sum(map(len, done.ignored.values()))}; {INDEX} and {MANIFEST} are in {done.folder}\n"
+    )
+    return 0
+
+
+def _bar(*, unit: str = " locations", scale: bool = False) -> tqdm:
     """A progress bar on stderr; a line every half minute where that is a file."""
     every = 0.5 if sys.stderr.isatty() else 30.0
-    return tqdm(unit=" locations", mininterval=every, maxinterval=every, delay=0.1, file=sys.stderr)
+    return tqdm(unit=unit, unit_scale=scale, mininterval=every, maxinterval=every, delay=0.1,
+                file=sys.stderr)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import pyarrow as pa
 from ssl4eo_stream.bands import PRODUCTS, Product, ProductName
 from ssl4eo_stream.errors import ShardError, SourceError
 from ssl4eo_stream.geotiff import Codec
-from ssl4eo_stream.sample import location_key
+from ssl4eo_stream.sample import location_key, read_ids
 from ssl4eo_stream.shard.manifest import (
     INDEX,
     MANIFEST,
@@ -36,7 +36,6 @@ from ssl4eo_stream.shard.source import (
     examples,
     list_ids,
     product_folder,
-    read_ids,
     shard_plan,
     sibling_ids,
 )

@@ -22,7 +22,7 @@ from ssl4eo_stream.errors import ShardError
 
 MANIFEST = "manifest.json"
 INDEX = "index.parquet"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 GEO_METADATA = {
     "version": "1.1.0",
@@ -40,9 +40,13 @@ SCHEMA = pa.schema(
         pa.field("member_offset", pa.list_(pa.int64()), nullable=False),
         pa.field("member_length", pa.list_(pa.int64()), nullable=False),
         pa.field("member_crc32c", pa.list_(pa.uint32()), nullable=False),
+        pa.field("page_end", pa.list_(pa.int64()), nullable=False),
+        pa.field("page_crc32c", pa.list_(pa.uint32()), nullable=False),
     ],
     metadata={b"geo": json.dumps(GEO_METADATA).encode()},
 )
+LISTS = ("member_offset", "member_length", "member_crc32c", "page_end", "page_crc32c")
+"""Columns of the schema that the loader reads: lists of numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,15 +56,15 @@ class IndexRow:
     id: str
     """Location id, seven digits; the tar members' key."""
     shard: int
-    """Number of the shard; its file is `{product}-{shard:06d}.tar`."""
+    """Number of the shard; the manifest has its file's name."""
     lon: float
     """Longitude of the patch centre, degrees (WGS 84)."""
     lat: float
     """Latitude of the patch centre, degrees (WGS 84)."""
     acquisition: tuple[str, ...]
     """Acquisition (scene) id of each date, in order of time."""
-    time: tuple[datetime, ...]
-    """Sensing time of each date, UTC."""
+    time: tuple[datetime | None, ...]
+    """Sensing time of each date, UTC; None where shards made elsewhere don't say."""
     cloud_percent: tuple[float | None, ...]
     """Scene cloud cover of each date in percent; None where the source has none (Sentinel-1)."""
     member_offset: tuple[int, ...]
@@ -69,6 +73,11 @@ class IndexRow:
     """Size of each date's GeoTIFF in bytes."""
     member_crc32c: tuple[int, ...]
     """CRC-32C of each date's GeoTIFF."""
+    page_end: tuple[int, ...]
+    """Bytes of each GeoTIFF's beginning that hold a page and all before it: for every page but the
+    last, whose end is the member's, all of the first date, then all of the second, …"""
+    page_crc32c: tuple[int, ...]
+    """CRC-32C of each such beginning."""
 
 
 def point_wkb(lon: float, lat: float) -> bytes:
@@ -100,7 +109,7 @@ class ShardEntry:
     """One shard as the manifest lists it."""
 
     number: int
-    """Shard number: location id // samples per shard."""
+    """Shard number: location id // samples per shard, or any where those are 0."""
     name: str
     """File name beside the manifest."""
     locations: int
@@ -124,7 +133,8 @@ class Manifest:
     pages: tuple[tuple[str, ...], ...]
     """Band names of every GeoTIFF page, in sample order: 10 m, 20 m, 60 m."""
     codec: str
-    """`jpeg:Q`, `zstd` or `zstd16`."""
+    """`jpeg:Q`, `zstd` or `zstd16`; for shards made elsewhere also another compression's name,
+    `jpeg:?` for a quality that the tables don't tell, or several, joined by `+`."""
     dtype: str
     """NumPy type of the stored pixels: uint8, or the product's own for `zstd16`."""
     scale: tuple[float, ...]
@@ -132,7 +142,7 @@ class Manifest:
     offset: tuple[float, ...]
     """Per band, in DN (S2) or dB (S1)."""
     samples_per_shard: int
-    """Ids per shard: shard number = id // this."""
+    """Ids per shard: shard number = id // this; 0 for shards made elsewhere by another rule."""
     locations: int
     """Locations in all shards."""
     patches: int
@@ -162,9 +172,14 @@ class Manifest:
                 "Build the data set again with ssl4eo-shard build."
             ) from error
         if version != SCHEMA_VERSION:
+            remedy = (
+                "Run ssl4eo-shard index on its folder: it writes manifest and index anew and "
+                "leaves the shards as they are."
+                if version == 1
+                else "Update ssl4eo-stream."
+            )
             raise ShardError(
-                f"{url} has schema version {version}; this release reads {SCHEMA_VERSION}. "
-                "Update ssl4eo-stream, or build the data set again."
+                f"{url} has schema version {version}; this release reads {SCHEMA_VERSION}. {remedy}"
             )
         for name in ("bands", "scale", "offset"):
             fields[name] = tuple(fields[name])
@@ -194,6 +209,11 @@ class Index:
     """Size of each member in bytes."""
     crc32c: UInt32[np.ndarray, " d"]
     """CRC-32C of each member."""
+    page_ends: Int64[np.ndarray, "d p"]
+    """Bytes of each member's beginning that hold page k and all before it: page k lies within
+    [page_ends[k - 1], page_ends[k]) where this package wrote it; the last is the length."""
+    page_crc32c: UInt32[np.ndarray, "d p"]
+    """CRC-32C of each such beginning; the last is the member's."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -205,27 +225,40 @@ class Index:
         Raises:
             ShardError: The bytes are not such an index.
         """
-        columns = ["id", "shard", "member_offset", "member_length", "member_crc32c"]
+        columns = ["id", "shard", *LISTS]
         try:
             table = pq.read_table(pa.BufferReader(data), columns=columns).combine_chunks()
+            if missing := set(columns) - set(table.column_names):
+                raise KeyError(f"no column {', '.join(sorted(missing))}")
         except (pa.ArrowInvalid, KeyError, OSError) as error:
             raise ShardError(
                 f"{url} is not an index of ssl4eo shards: {error}. "
-                "Run ssl4eo-shard build again: finished shards are kept, the index is rewritten."
+                "Run ssl4eo-shard index on its folder: it writes the index anew."
             ) from error
+        lists = {name: table[name].combine_chunks() for name in LISTS}
+        flat = {name: each.flatten().to_numpy() for name, each in lists.items()}
+        counts = lists["member_offset"].value_lengths().to_numpy()
+        dates = int(counts.sum())
+        before = len(flat["page_end"]) // max(dates, 1)  # pages but the last
+        for name, per_date in zip(LISTS, (1, 1, 1, before, before), strict=True):
+            if not np.array_equal(lists[name].value_lengths().to_numpy(), counts * per_date):
+                raise ShardError(
+                    f"{url}: {name} has not {per_date} values for every date. "
+                    "Run ssl4eo-shard index on its folder: it writes the index anew."
+                )
 
-        def flat(name: str) -> np.ndarray:
-            return table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        def with_last(name: str, last: str) -> np.ndarray:
+            return np.column_stack([flat[name].reshape(dates, before), flat[last]])
 
-        lists = table["member_offset"].combine_chunks()
-        counts = np.asarray(lists.value_lengths())
         return cls(
             ids=np.asarray(table["id"].cast(pa.int64())),
             shards=np.asarray(table["shard"]),
             first_date=np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
-            offsets=flat("member_offset"),
-            lengths=flat("member_length"),
-            crc32c=flat("member_crc32c"),
+            offsets=flat["member_offset"],
+            lengths=flat["member_length"],
+            crc32c=flat["member_crc32c"],
+            page_ends=with_last("page_end", "member_length"),
+            page_crc32c=with_last("page_crc32c", "member_crc32c"),
         )
 
 

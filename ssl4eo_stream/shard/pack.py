@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-import google_crc32c
-
 from ssl4eo_stream.bands import PRODUCTS, Product, ProductName
 from ssl4eo_stream.errors import SourceError
-from ssl4eo_stream.geotiff import Codec, PageContent, write
+from ssl4eo_stream.geotiff import Codec, PageContent, read_pages, write
 from ssl4eo_stream.sample import Location, location_key
 from ssl4eo_stream.shard.manifest import IndexRow, ShardEntry, index_table, shard_name
 from ssl4eo_stream.shard.parts import atomic_file, part_path, write_part
+from ssl4eo_stream.shard.prefixes import prefixes
 from ssl4eo_stream.shard.quantize import to_bytes
 from ssl4eo_stream.shard.source import Patch, read_location, read_patch
 
@@ -179,9 +178,12 @@ def _write_location(
     shard: int,
 ) -> IndexRow:
     writer.add(f"{location.key}.json", location_json(location, product=product))
-    offsets = tuple(
-        writer.add(f"{location.key}.t{date}.tif", data) for date, data in enumerate(members)
-    )
+    offsets = []
+    beginnings = []
+    for date, data in enumerate(members):
+        name = f"{location.key}.t{date}.tif"
+        offsets.append(writer.add(name, data))
+        beginnings.append(prefixes(data, pages=read_pages(data, name=name), name=name))
     return IndexRow(
         id=location.key,
         shard=shard,
@@ -190,9 +192,11 @@ def _write_location(
         acquisition=tuple(acquisition.name for acquisition in location.acquisitions),
         time=tuple(acquisition.time for acquisition in location.acquisitions),
         cloud_percent=tuple(acquisition.cloud_percent for acquisition in location.acquisitions),
-        member_offset=offsets,
+        member_offset=tuple(offsets),
         member_length=tuple(map(len, members)),
-        member_crc32c=tuple(map(google_crc32c.value, members)),
+        member_crc32c=tuple(each.crc32c[-1] for each in beginnings),
+        page_end=tuple(end for each in beginnings for end in each.ends[:-1]),
+        page_crc32c=tuple(crc32c for each in beginnings for crc32c in each.crc32c[:-1]),
     )
 
 

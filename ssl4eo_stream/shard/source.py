@@ -5,7 +5,6 @@ bands, or one product's folder of it. The parent process lists ids alone, one `s
 folder; everything below is read per location, where the work is done.
 """
 
-import csv
 import json
 import os
 import re
@@ -90,32 +89,6 @@ def list_ids(folder: Path) -> dict[int, str]:
             raise SourceError(
                 f"{folder} holds location {int(name)} twice, as {other} and {name}. Remove one."
             )
-    return ids
-
-
-def read_ids(path: Path) -> set[int]:
-    """Read location ids from a CSV file: its column `id`, or the first one if it has no header.
-
-    Raises:
-        SourceError: The file can't be read, or a line holds no id.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SourceError(f"{path}: no list of location ids can be read: {error}.") from error
-    column, first = 0, 0
-    if rows and not rows[0][0].strip().isdecimal():
-        if "id" not in rows[0]:
-            raise SourceError(f"{path}: line 1 has neither an id nor a column named id: {rows[0]}.")
-        column, first = rows[0].index("id"), 1
-    ids: set[int] = set()
-    for number, row in enumerate(rows[first:], start=first + 1):
-        if column >= len(row) or not row[column].strip().isdecimal():
-            raise SourceError(f"{path}: row {number} has no location id: {row}. Write digits.")
-        ids.add(int(row[column]))
-    if not ids:
-        raise SourceError(f"{path} holds no location ids. Write one a line.")
     return ids
 
 

@@ -20,6 +20,8 @@ from ssl4eo_stream.geotiff import read_pages
 from ssl4eo_stream.sample import location_key
 from ssl4eo_stream.shard.manifest import INDEX, MANIFEST, Index, Manifest, ShardEntry
 from ssl4eo_stream.shard.parts import PARTS
+from ssl4eo_stream.shard.prefixes import Prefixes, prefixes
+from ssl4eo_stream.tars import place_of
 
 REPAIR = "Remove it and run ssl4eo-shard build again"
 
@@ -32,10 +34,13 @@ class Member:
     """Name in the tar, `0012345.t0.tif`."""
     offset: int
     """First byte in the tar."""
-    length: int
-    """Bytes."""
-    crc32c: int
-    """CRC-32C."""
+    prefixes: Prefixes
+    """Bytes of its beginnings through each page, and their CRC-32C; the last is all of it."""
+
+    @property
+    def length(self) -> int:
+        """Its bytes."""
+        return self.prefixes.ends[-1]
 
 
 def verify(
@@ -102,8 +107,9 @@ def _members(index: Index, number: int) -> list[Member]:
         Member(
             name=f"{location_key(int(index.ids[i]))}.t{date}.tif",
             offset=int(index.offsets[j]),
-            length=int(index.lengths[j]),
-            crc32c=int(index.crc32c[j]),
+            prefixes=Prefixes(
+                ends=tuple(index.page_ends[j].tolist()), crc32c=tuple(index.page_crc32c[j].tolist())
+            ),
         )
         for i in np.flatnonzero(index.shards == number)
         for date, j in enumerate(range(index.first_date[i], index.first_date[i + 1]))
@@ -135,56 +141,59 @@ def _contents(file: BinaryIO, manifest: Manifest, members: list[Member]) -> Iter
     """What is wrong inside a tar: its headers against the index, its members against themselves."""
     file.seek(0)
     listed = {member.name: member for member in members}
-    expected: list[str] = []
-    for member in members:
-        key = member.name.partition(".")[0]
-        expected += ([f"{key}.json"] if member.name.endswith(".t0.tif") else []) + [member.name]
     with tarfile.open(fileobj=file, mode="r:") as tar:
-        infos = tar.getmembers()
-        if [info.name for info in infos] != expected:
-            yield f"its {len(infos)} members are not the {len(expected)} of the index"
-        for info in infos:
+        infos = {}  # by name, as shards written by this package spell it
+        for info in tar.getmembers():
+            if info.isreg() and (place := place_of(info.name)):
+                key, date = location_key(place[0]), place[1]
+                infos[f"{key}.json" if date is None else f"{key}.t{date}.tif"] = info
+        found = [name for name in infos if name.endswith(".tif")]
+        if sorted(found) != sorted(listed):
+            yield f"its {len(found)} GeoTIFFs are not the {len(listed)} of the index"
+        for name, info in infos.items():
             file.seek(info.offset_data)
             data = file.read(info.size)
-            member = listed.get(info.name)
-            if info.name.endswith(".json"):
-                yield from _json(data, info.name)
+            member = listed.get(name)
+            if name.endswith(".json"):
+                yield from _json(data, name)
             elif member is None:
-                yield f"member {info.name} is not in the index"
+                yield f"member {name} is not in the index"
             elif (info.offset_data, info.size) != (member.offset, member.length):
                 yield (
-                    f"member {info.name} has {info.size} bytes at {info.offset_data}, the index "
+                    f"member {name} has {info.size} bytes at {info.offset_data}, the index "
                     f"says {member.length} at {member.offset}"
                 )
-            elif google_crc32c.value(data) != member.crc32c:
-                yield f"member {info.name} at byte {member.offset}: crc32c is not the index's"
+            elif google_crc32c.value(data) != member.prefixes.crc32c[-1]:
+                yield f"member {name} at byte {member.offset}: crc32c is not the index's"
             else:
-                yield from _pages(data, manifest, info.name)
+                yield from _pages(data, manifest, member)
 
 
 def _json(data: bytes, name: str) -> Iterator[str]:
     try:
-        key = json.loads(data)["id"]
-    except (ValueError, KeyError, TypeError) as error:
+        key = location_key(int(json.loads(data).get("id", name.removesuffix(".json"))))
+    except (ValueError, AttributeError, TypeError) as error:
         yield f"member {name} is not the JSON of a location: {error!r}"
         return
     if f"{key}.json" != name:
         yield f"member {name} is of location {key}"
 
 
-def _pages(data: bytes, manifest: Manifest, name: str) -> Iterator[str]:
-    product = PRODUCTS[manifest.product]
+def _pages(data: bytes, manifest: Manifest, member: Member) -> Iterator[str]:
+    pixels = {band.name: band.pixels for band in PRODUCTS[manifest.product].bands}
     expected = [
-        (grid.pixels, grid.pixels, len(grid.channels), manifest.dtype) for grid in product.grids
+        (pixels[bands[0]], pixels[bands[0]], len(bands), manifest.dtype) for bands in manifest.pages
     ]
     try:
-        pages = read_pages(data, name=name)
+        pages = read_pages(data, name=member.name)
     except SourceError as error:
         yield str(error)
         return
     found = [(page.height, page.width, page.samples, str(page.dtype)) for page in pages]
     if found != expected:
-        yield f"member {name} has pages {found}, {manifest.product} has {expected}"
+        yield f"member {member.name} has pages {found}, the manifest has {expected}"
+    elif prefixes(data, pages=pages, name=member.name) != member.prefixes:
+        yield f"member {member.name}: its pages do not end, or sum up, as the index says"
 
 
 def _leftovers(dest: Path, manifest: Manifest) -> list[str]:
