@@ -25,7 +25,7 @@ import torch
 from report import summary, table, write_result
 from torchvision.transforms.v2 import functional as tv
 
-from ssl4eo_stream.augment.geometry import crop, resize
+from ssl4eo_stream.augment.geometry import crop, resize, resize_bands
 from ssl4eo_stream.augment.radiometry import adjust, blur, gray
 from ssl4eo_stream.augment.views import MoCoViews, ViewParameters, apply
 from ssl4eo_stream.bands import S2C
@@ -133,7 +133,7 @@ def alternatives(
 ) -> dict[str, Callable[[int], Any]]:
     """Return each step alone, the one in use and those tried, always applied."""
     out = np.zeros((len(S2C.bands), *SIZE), np.uint8)
-    cut = [crop(planes, box=p.box, flip=False) for planes, p in zip(patches, drawn, strict=True)]
+    cut = [crop(planes, box=p.box) for planes, p in zip(patches, drawn, strict=True)]
     images = [[cv2.resize(patch, SIZE) for patch in each] for each in cut]
     levels = np.arange(256)
     factors = [(0.6 + 0.8 * i / len(drawn), 1.4 - 0.8 * i / len(drawn)) for i in range(len(drawn))]
@@ -169,15 +169,30 @@ def alternatives(
         total = np.add.reduce(out, axis=0, dtype=np.uint16)
         cv2.convertScaleAbs(total, alpha=1 / len(out), dst=out[0])
 
+    def by_copies(i: int) -> None:
+        for patch in cut[i]:
+            patch.copy()
+
+    def by_mean(i: int) -> None:
+        for patch in cut[i]:
+            cv2.mean(patch)
+
+    def by_norm(i: int) -> None:
+        for patch in cut[i]:
+            cv2.norm(patch, cv2.NORM_L1)
+
     stacked = [np.stack(bands) for bands in images]
     return {
-        "crop, in use: contiguous copies": lambda i: crop(
-            patches[i], box=drawn[i].box, flip=drawn[i].flip
-        ),
-        "resize, in use: cv2 bilinear, band by band": lambda i: by_resize(i, cv2.INTER_LINEAR),
+        "crop, in use: slices": lambda i: crop(patches[i], box=drawn[i].box),
+        "crop: contiguous copies": by_copies,
+        "resize, in use: four bands as channels, IPP": lambda i: resize_bands(cut[i], out=out),
+        "resize and mirror, in use": lambda i: resize_bands(cut[i], out=out, flip=True),
+        "resize: cv2 bilinear, band by band": lambda i: by_resize(i, cv2.INTER_LINEAR),
         "resize: cv2 INTER_LINEAR_EXACT": lambda i: by_resize(i, cv2.INTER_LINEAR_EXACT),
         "resize: cv2 bicubic": lambda i: by_resize(i, cv2.INTER_CUBIC),
         "adjust, in use: addWeighted at native size": lambda i: by_adjust(cut[i], i),
+        "adjust: of this the mean, in use: norm": by_norm,
+        "adjust: the mean by cv2.mean": by_mean,
         "adjust: addWeighted after resampling": lambda i: by_adjust(images[i], i),
         "adjust: table (cv2.LUT) at native size": lambda i: by_table(cut[i], i),
         "adjust: convertScaleAbs at native size (wrong below 0)": lambda i: by_absolute(cut[i], i),

@@ -7,8 +7,9 @@ Numbers of tags, types and codecs are those of TIFF 6.0, its supplements and Geo
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import imagecodecs
@@ -34,6 +35,8 @@ _INFLATE: dict[int, Callable[..., bytes | bytearray]] = {
     OLD_DEFLATE: imagecodecs.zlib_decode,
     ZSTD: imagecodecs.zstd_decode,
 }
+decode_jpeg = partial(simplejpeg.decode_jpeg, colorspace="GRAY")
+"""JPEG strip -> its pixels, (height, width, 1) uint8; ValueError if it is cut or damaged."""
 _COMPRESSIONS = frozenset((NONE, JPEG, *_INFLATE))
 _TYPES = {1: ("B", 1), 2: ("s", 1), 3: ("H", 2), 4: ("I", 4), 12: ("d", 8)}
 _ENTRIES = {"<": struct.Struct("<HHII"), ">": struct.Struct(">HHII")}
@@ -78,13 +81,16 @@ class Page:
     """ImageDescription, or nothing."""
 
 
-def read_pages(data: Buffer, *, name: str, georeference: bool = True) -> list[Page]:
-    """Read the headers of all pages of a classic TIFF, of either byte order.
+def read_pages(
+    data: Buffer, *, name: str, georeference: bool = True, limit: int | None = None
+) -> list[Page]:
+    """Read the headers of the pages of a classic TIFF, of either byte order.
 
     Args:
-        data: The file.
+        data: The file, or as much of it as holds the pages wanted.
         name: What to call it in errors.
         georeference: Whether to read the tags that say where the page lies; pixels need them not.
+        limit: Read this many pages and look at no further ones; all of them if not given.
 
     Raises:
         UnknownLayoutError: It is not a TIFF whose bands lie in strips of their own.
@@ -96,15 +102,15 @@ def read_pages(data: Buffer, *, name: str, georeference: bool = True) -> list[Pa
             raise UnknownLayoutError(f"{name} is a BigTIFF, which the strip reader doesn't know.")
         raise SourceError(f"{name} ({len(data)} bytes) is not a TIFF. Download it again.")
     pages: list[Page] = []
-    tags = GEO_TAGS if georeference else ()
+    geo_tags = GEO_TAGS if georeference else ()
     try:
         (start,) = struct.unpack_from(order + "I", data, 4)
-        while start:
+        while start and len(pages) != limit:
             if len(pages) == MAX_PAGES:
                 raise SourceError(f"{name} has over {MAX_PAGES} pages; its page list is damaged.")
             (count,) = struct.unpack_from(order + "H", data, start)
             tags = _Directory(data, order, start, count)
-            pages.append(_page(tags, big_endian=order == ">", name=name))
+            pages.append(_page(tags, geo_tags, big_endian=order == ">", name=name))
             (start,) = struct.unpack_from(order + "I", data, start + 2 + 12 * count)
         if not pages:
             raise ValueError("no page")
@@ -140,6 +146,13 @@ class _Directory:
             return struct.unpack_from(form, self._data, value)
         return struct.unpack_from(form, struct.pack(self._order + "I", value))
 
+    def whole_numbers(self, tag: int) -> tuple[int, ...]:
+        """All values of a tag that is there and holds whole numbers."""
+        values = self.values(tag)
+        if not all(type(value) is int for value in values):
+            raise ValueError(f"tag {tag} holds no whole numbers")
+        return values
+
     def first(self, tag: int, default: int | None = None) -> int:
         """The first value of a tag; it has to be there if there is no default."""
         entry = self._entries.get(tag)
@@ -147,7 +160,8 @@ class _Directory:
             return default
         if entry is not None and self._little and entry[2] == 1:  # most tags: one number, in place
             return entry[3] & 0xFFFF if entry[1] == 3 else entry[3]
-        return self.values(tag)[0]
+        (value, *_) = self.whole_numbers(tag)
+        return value
 
     def geo(self, tag: int) -> tuple[int, int, bytes]:
         """Type, count and little-endian values of a tag."""
@@ -160,8 +174,8 @@ class _Directory:
         return kind, count, struct.pack(f"<{count}{char}", *self.values(tag))
 
 
-def _page(tags: _Directory, *, big_endian: bool, name: str) -> Page:
-    first, values = tags.first, tags.values
+def _page(tags: _Directory, geo_tags: Sequence[int], *, big_endian: bool, name: str) -> Page:
+    first = tags.first
     width, height, samples = first(256), first(257), first(277, 1)
     form, bits = first(339, 1), first(258, 1)
     compression, predictor = first(259, 1), first(317, 1)
@@ -191,10 +205,10 @@ def _page(tags: _Directory, *, big_endian: bool, name: str) -> Page:
         compression=compression,
         predictor=predictor,
         rows_per_strip=rows,
-        strip_offsets=values(273),
-        strip_lengths=values(279),
-        geo={tag: tags.geo(tag) for tag in GEO_TAGS if tag in tags},
-        description=values(270)[0].rstrip(b"\0").decode("latin-1") if 270 in tags else "",
+        strip_offsets=tags.whole_numbers(273),
+        strip_lengths=tags.whole_numbers(279),
+        geo={tag: tags.geo(tag) for tag in geo_tags if tag in tags},
+        description=tags.values(270)[0].rstrip(b"\0").decode("latin-1") if 270 in tags else "",
     )
     strips = samples * -(-height // rows) if rows else 0
     if not strips or not strips == len(page.strip_offsets) == len(page.strip_lengths):
@@ -254,7 +268,7 @@ def _decode_strip(strip: memoryview, page: Page, *, out: Num[np.ndarray, "r w"])
     if page.compression == JPEG:
         if page.dtype != np.uint8:
             raise ValueError(f"JPEG holds bytes, the header says {page.dtype}")
-        pixels = simplejpeg.decode_jpeg(strip, colorspace="GRAY", buffer=out)
+        pixels = decode_jpeg(strip, buffer=out)
         if pixels.shape[:2] != out.shape:
             raise ValueError(f"JPEG of {pixels.shape[:2]} pixels where {out.shape} belong")
         return

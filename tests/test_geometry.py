@@ -1,12 +1,21 @@
 """Boxes lie inside the patch and on every grid; crops and resizes match the formula."""
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from oracles import views as oracle
 
-from ssl4eo_stream.augment.geometry import BOX_UNIFORMS, Box, common_cells, crop, draw_box, resize
+from ssl4eo_stream.augment.geometry import (
+    BOX_UNIFORMS,
+    Box,
+    common_cells,
+    crop,
+    draw_box,
+    resize,
+    resize_bands,
+)
 
 ASPECT = (3 / 4, 4 / 3)
 UNIFORMS = st.lists(st.floats(0, 1, exclude_max=True), min_size=BOX_UNIFORMS, max_size=BOX_UNIFORMS)
@@ -112,18 +121,15 @@ def test_slices_of_all_grids_show_the_same_ground(uniforms, sides):
     assert len(grounds) == 1
 
 
-@pytest.mark.parametrize("flip", [False, True])
-def test_crop_copies_the_box(flip):
-    planes = [texture(n, n, seed=n) for n in (264, 44)]
+def test_crop_is_the_box_of_every_plane_in_place():
+    planes = [texture(n, n, seed=n) for n in (264, 44, 44)]
     box = Box(top=3, left=10, height=20, width=31, cells=44)
-    before = [plane.copy() for plane in planes]
-    fine, coarse = crop(planes, box=box, flip=flip)
-    step = -1 if flip else 1
-    np.testing.assert_array_equal(coarse, planes[1][3:23, 10:41][:, ::step])
-    np.testing.assert_array_equal(fine, planes[0][18:138, 60:246][:, ::step])
-    fine[:], coarse[:] = 0, 0
-    for plane, was in zip(planes, before, strict=True):
-        np.testing.assert_array_equal(plane, was)
+    fine, *coarse = crop(planes, box=box)
+    np.testing.assert_array_equal(fine, planes[0][18:138, 60:246])
+    for patch, plane in zip(coarse, planes[1:], strict=True):
+        np.testing.assert_array_equal(patch, plane[3:23, 10:41])
+    for patch, plane in zip((fine, *coarse), planes, strict=True):
+        assert np.shares_memory(patch, plane)
 
 
 @pytest.mark.parametrize("shape", [(264, 264), (198, 186), (99, 93), (20, 31), (1, 1)])
@@ -152,6 +158,43 @@ def test_resize_writes_in_place_into_a_slice():
     resize(np.full((5, 4), 200, np.uint8), out=buffer[1])
     assert (buffer[1] == 200).all()
     assert (buffer[[0, 2]] == 7).all()
+
+
+SHAPES = {
+    "s2c": [(20, 31)] + [(120, 186)] * 3 + [(60, 93)] * 3 + [(120, 186), (60, 93)] + [(20, 31)] * 2
+    + [(60, 93)] * 2,
+    **{f"{n} bands": [(99, 93)] * n for n in range(1, 10)},
+    "tiny": [(1, 1)] * 3 + [(1, 7)] * 4,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("name", SHAPES)
+def test_bands_together_are_each_band_alone(name, flip):
+    whole = [texture(h + 5, w + 9, seed=c) for c, (h, w) in enumerate(SHAPES[name])]
+    patches = [each[2:-3, 4:-5] for each in whole]  # rows with a stride, as crops have
+    before = [patch.copy() for patch in patches]
+    buffer = np.full((len(patches) + 2, 96, 112), 7, np.uint8)
+    resize_bands(patches, out=buffer[1:-1], flip=flip)
+    assert (buffer[[0, -1]] == 7).all()
+    for patch, was, plane in zip(patches, before, buffer[1:-1], strict=True):
+        np.testing.assert_array_equal(patch, was)
+        rows = oracle.bilinear_matrix(patch.shape[0], 96)
+        columns = oracle.bilinear_matrix(patch.shape[1], 112)
+        exact = rows @ patch.astype(float) @ columns.T
+        assert np.abs(plane - (exact[:, ::-1] if flip else exact)).max() <= 1.0
+
+
+@pytest.mark.parametrize("setting", [False, True])
+def test_settings_of_cv2_are_put_back(setting):
+    before = cv2.ipp.useIPP_NotExact()
+    try:
+        cv2.ipp.setUseIPP_NotExact(setting)
+        kept = cv2.ipp.useIPP_NotExact()  # stays False where cv2 has no IPP
+        resize_bands([texture(30, 30)] * 5, out=np.empty((5, 32, 32), np.uint8))
+        assert cv2.ipp.useIPP_NotExact() == kept
+    finally:
+        cv2.ipp.setUseIPP_NotExact(before)
 
 
 def test_flip_commutes_with_resize():

@@ -130,6 +130,26 @@ def test_what_is_written_reads_the_same_in_three_readers(codec):
                 assert middle == pytest.approx(centre(page.geo, page.width, page.height))
 
 
+def test_a_prefix_is_enough_for_the_pages_that_it_holds():
+    content = [
+        PageContent(
+            bands=[PIXELS["uint8"][:n, :n]] * 2, geo=geo_of(*geo_tags(1, 2, n)), description=""
+        )
+        for n in (40, 20, 8)
+    ]
+    data = write(content, codec=Codec.parse("jpeg:90"))
+    pages = read_pages(data, name="x")
+    for count, page in enumerate(pages[:2], start=1):
+        end = page.strip_offsets[1] + page.strip_lengths[1]
+        assert read_pages(data[:end], name="x", limit=count) == pages[:count]
+        with pytest.raises(SourceError, match="x"):
+            read_pages(data[:end], name="x", limit=count + 1)
+    assert read_pages(data, name="x", limit=9) == pages
+    bare = read_pages(data, name="x", georeference=False)
+    assert [page.geo for page in bare] == [{}, {}, {}]
+    assert pages[0].geo
+
+
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])
 def test_zstd16_keeps_every_value_in_three_readers(dtype):
     special = PIXELS[dtype].copy()
@@ -162,6 +182,20 @@ def test_a_damaged_file_is_read_or_an_error_that_names_it(place, value):
         read_band(bytes(data), name="some/B2.tif")
     except SourceError as error:
         assert "some/B2.tif" in str(error)  # noqa: PT017 - most damage to pixels goes unseen
+
+
+@pytest.mark.parametrize("tag", [256, 257, 258, 259, 273, 277, 278, 279])
+@pytest.mark.parametrize("kind", [0, 1, 2, 5, 12])
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_entries_of_another_type_or_count_never_escape_as_anything_else(tag, kind, count):
+    data = bytearray(tiff(PIXELS["uint16"], compression="zlib", rowsperstrip=15))
+    entries = range(10, 10 + 12 * int.from_bytes(data[8:10], "little"), 12)
+    (place,) = [at for at in entries if int.from_bytes(data[at : at + 2], "little") == tag]
+    data[place + 2 : place + 8] = kind.to_bytes(2, "little") + count.to_bytes(4, "little")
+    try:
+        read_band(bytes(data), name="some/B2.tif")
+    except SourceError as error:
+        assert "some/B2.tif" in str(error)  # noqa: PT017 - some of these are read all the same
 
 
 @pytest.mark.parametrize("tile", [None, (16, 16)])

@@ -258,7 +258,7 @@ def test_what_is_no_data_set_says_so(shards, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 17}, "16 locations, fewer than one global batch"),
+        ({"batch_size": 17}, "16 samples, fewer than one global batch"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"workers": -1}, "workers is -1"),
         ({"rank": 0}, "given together"),

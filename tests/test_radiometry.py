@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from oracles import views as oracle
 
-from ssl4eo_stream.augment.radiometry import adjust, blur, gray
+from ssl4eo_stream.augment.radiometry import NO_BLUR, adjust, blur, gray
 
 BYTES = arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40)))
 FACTOR = st.floats(0, 2)
@@ -37,6 +37,14 @@ def test_adjust_saturates_at_both_ends():
     assert adjust(patch, brightness=1.4, contrast=1.0).tolist() == [[0, 14, 140, 255, 255]]
     # Mean 123: the offset is -49.2, and 0 must not come out as 49.
     assert adjust(patch, brightness=1.0, contrast=1.4).tolist() == [[0, 0, 91, 255, 255]]
+
+
+def test_adjust_reads_a_crop_where_it_lies():
+    plane = noise(60, 50)
+    patch = plane[3:40, 7:44]
+    expected = adjust(patch.copy(), brightness=1.2, contrast=0.7)
+    np.testing.assert_array_equal(adjust(patch, brightness=1.2, contrast=0.7), expected)
+    assert expected.flags.c_contiguous
 
 
 def test_adjust_leaves_its_input_and_is_neutral_at_one():
@@ -88,6 +96,23 @@ def test_blur_keeps_flat_ground(value, sigma):
     planes = np.full((2, 30, 30), value, np.uint8)
     blur(planes, sigma=sigma)
     assert (planes == value).all()
+
+
+@pytest.mark.parametrize("centre", [0, 255])
+def test_blur_is_left_out_only_where_it_changes_no_byte(centre):
+    """A lone pixel among its opposites moves most."""
+    plane = np.full((9, 9), 255 - centre, np.uint8)
+    plane[4, 4] = plane[0, 0] = centre
+    for planes in (plane[None].copy(), noise(3, 40, 40)):
+        before = planes.copy()
+        kernel = cv2.getGaussianKernel(3, NO_BLUR)
+        for each in planes:
+            np.testing.assert_array_equal(cv2.sepFilter2D(each, -1, kernel, kernel), each)
+        blur(planes, sigma=NO_BLUR - 1e-9)
+        np.testing.assert_array_equal(planes, before)
+    planes = plane[None].copy()
+    blur(planes, sigma=NO_BLUR * 1.2)
+    assert (planes != plane).any()
 
 
 def test_blur_writes_in_place_and_only_there():

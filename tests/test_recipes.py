@@ -62,7 +62,7 @@ def test_its_run_command_parses(recipe):
     run_line = re.search(r"^Run: (.*)$", recipe.read_text(), re.MULTILINE)[1]
     arguments = run_line.split(recipe.name)[1].split()
     run = from_command_line(load(recipe).RUN, arguments=arguments)
-    assert run.data == arguments[1]
+    assert run.data == (arguments[1],)
     assert run.output == Path(arguments[3])
     assert run.name == recipe.stem
 

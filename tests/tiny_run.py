@@ -67,7 +67,7 @@ class MemoryLoader:
 def tiny_run(output, **changes):
     run = Run(
         name="tiny",
-        data="nowhere",
+        data=("nowhere",),
         output=output,
         views=NoViews(),
         method=MoCoConfig(dim=8, queue=32, momentum=0.9, batch_norm_groups=2),

@@ -106,20 +106,10 @@ def draw_box(
     )
 
 
-def crop(
-    planes: Sequence[UInt8[np.ndarray, "_ _"]], *, box: Box, flip: bool
-) -> list[UInt8[np.ndarray, "_ _"]]:
-    """Cut the box out of every plane at its native size, mirrored left to right if `flip`.
-
-    The mirror comes before resampling, where there are fewer pixels: the two commute. Returns
-    contiguous copies, which the caller may change: the copy costs less than taking the mean of
-    strided rows instead of contiguous ones.
-    """
-    patches = []
-    for plane in planes:
-        patch = plane[box.slices(len(plane))]
-        patches.append(cv2.flip(patch, 1) if flip else patch.copy())
-    return patches
+def crop(planes: Sequence[UInt8[np.ndarray, "_ _"]], *, box: Box) -> list[UInt8[np.ndarray, "_ _"]]:
+    """Return the box of every plane at its native size: slices of the planes, no copies."""
+    slices = {side: box.slices(side) for side in {len(plane) for plane in planes}}
+    return [plane[slices[len(plane)]] for plane in planes]
 
 
 def resize(
@@ -134,3 +124,60 @@ def resize(
     """
     height, width = out.shape
     cv2.resize(patch, (width, height), dst=out, interpolation=FLAGS[interpolation])
+
+
+def resize_bands(
+    patches: Sequence[UInt8[np.ndarray, "_ _"]],
+    *,
+    out: UInt8[np.ndarray, "c h w"],
+    flip: bool = False,
+) -> None:
+    """Resample every patch (bilinear) to its plane of `out`, mirrored left to right if `flip`.
+
+    Four patches of one shape go through cv2 as the channels of one image, which takes less time
+    than two of them alone, because its vector code wants neighbours in memory; three go with the
+    last one twice. The mirror comes first, while there are fewer pixels: the two commute.
+
+    Where cv2 has IPP (x86), it resamples bytes with it only if told that other last bits than its
+    own are welcome. They are: IPP is twice as fast on four channels and within 0.52 of the exact
+    value, cv2 within 0.78. That setting is the thread's, and is put back.
+
+    Args:
+        patches: One patch per band, of the same ground.
+        out: C-contiguous planes, one per patch; cv2 writes to their memory without a copy.
+        flip: Whether to mirror.
+    """
+    shapes: dict[tuple[int, ...], list[int]] = {}
+    for channel, patch in enumerate(patches):
+        shapes.setdefault(patch.shape, []).append(channel)
+    before = cv2.ipp.useIPP_NotExact()
+    cv2.ipp.setUseIPP_NotExact(True)
+    try:
+        for channels in shapes.values():
+            for i in range(0, len(channels), 4):
+                group = channels[i : i + 4]
+                bands, planes = [patches[c] for c in group], [out[c] for c in group]
+                if len(group) > 2:
+                    _resize_together(bands, planes=planes, flip=flip)
+                else:
+                    for band, plane in zip(bands, planes, strict=True):
+                        resize(cv2.flip(band, 1) if flip else band, out=plane)  # pyright: ignore[reportArgumentType]
+    finally:
+        cv2.ipp.setUseIPP_NotExact(before)
+
+
+def _resize_together(
+    patches: list[UInt8[np.ndarray, "_ _"]], *, planes: list[UInt8[np.ndarray, "h w"]], flip: bool
+) -> None:
+    """Resample three or four patches of one shape."""
+    missing = 4 - len(patches)
+    height, width = patches[0].shape
+    # One byte off, because cv2.merge writes the rows of an aligned image past the cache, which
+    # takes seven times as long.
+    image = np.empty(4 * height * width + 1, np.uint8)[1:].reshape(height, width, 4)
+    cv2.merge([*patches, *patches[-1:] * missing], dst=image)
+    if flip:
+        image = cv2.flip(image, 1)
+    height, width = planes[0].shape
+    image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    cv2.split(image, [*planes, *(np.empty_like(planes[0]) for _ in range(missing))])

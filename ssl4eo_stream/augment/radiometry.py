@@ -13,6 +13,10 @@ from jaxtyping import UInt8
 BLUR_REACH = 3.0
 """Half width of the blur's kernel in standard deviations; cv2.GaussianBlur's own choice for uint8,
 and so the released code's."""
+NO_BLUR = 0.25
+"""Standard deviation in pixels below which no byte changes. A pixel's four neighbours weigh
+exp(-1 / 2 sigma²) = 0.00034 of it each, diagonal ones nothing, so it moves by 4 x 0.00034 x 255 =
+0.34 at most."""
 
 
 def adjust(
@@ -24,10 +28,11 @@ def adjust(
     contrast about the mean, in one step, rounded to nearest and held in 0-255 once, at the end.
 
     cv2.addWeighted saturates; cv2.convertScaleAbs is a little faster but takes the absolute value,
-    which turns the darkest pixels bright where the offset is negative.
+    which turns the darkest pixels bright where the offset is negative. Bytes are not negative, so
+    their L1 norm is their sum; cv2 computes it in a sixth of cv2.mean's time.
     """
     gain = brightness * contrast
-    offset = brightness * (1 - contrast) * cv2.mean(patch)[0]
+    offset = brightness * (1 - contrast) * cv2.norm(patch, cv2.NORM_L1) / patch.size
     return cv2.addWeighted(patch, gain, patch, 0.0, offset)  # pyright: ignore[reportReturnType]
 
 
@@ -61,6 +66,8 @@ def blur(planes: UInt8[np.ndarray, "c h w"], *, sigma: float) -> None:
     about three times as fast (benchmarks/views.py), and within 0.51 of the exact value where
     GaussianBlur's 8-bit coefficients stray by up to 1.6.
     """
+    if sigma < NO_BLUR:
+        return
     size = round(2 * BLUR_REACH * sigma + 1) | 1
     kernel = cv2.getGaussianKernel(size, sigma)
     for plane in planes:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import cv2
 import numpy as np
 from jaxtyping import UInt8
 
@@ -17,7 +18,7 @@ from ssl4eo_stream.augment.geometry import (
     common_cells,
     crop,
     draw_box,
-    resize,
+    resize_bands,
 )
 from ssl4eo_stream.augment.radiometry import adjust, blur, gray
 
@@ -177,13 +178,15 @@ class MoCoViews:
                 f"view {view} of {len(planes)} bands needs a C-contiguous uint8 array of {shape}, "
                 f"not {out.dtype} of {out.shape}. Allocate it with the shape that shapes() gives."
             )
-        for channel, plane in enumerate(planes):
-            if plane.ndim != 2 or plane.shape[0] != plane.shape[1]:
-                raise ValueError(
-                    f"band {channel} has shape {plane.shape}, but patches are square (H, H). "
-                    "Cut the source's patches to squares before writing shards."
-                )
-        cells = common_cells(len(plane) for plane in planes)
+        grids = {plane.shape for plane in planes}
+        oblong = [grid for grid in grids if len(grid) != 2 or grid[0] != grid[1]]
+        if oblong:
+            channel = [plane.shape for plane in planes].index(oblong[0])
+            raise ValueError(
+                f"band {channel} has shape {oblong[0]}, but patches are square (H, H). "
+                "Cut the source's patches to squares before writing shards."
+            )
+        cells = common_cells(side for side, _ in grids)
         apply(self.draw(cells=cells, rng=rng), planes=planes, out=out, lap=lap)
 
 
@@ -196,17 +199,17 @@ def apply(
 ) -> None:
     """Write the view that `parameters` describe into `out`; arguments as in `MoCoViews.render`."""
     p = parameters
-    patches = crop(planes, box=p.box, flip=p.flip)
-    lap("resize")
+    patches = crop(planes, box=p.box)
     if (p.brightness, p.contrast) != (1.0, 1.0):
         patches = [adjust(each, brightness=p.brightness, contrast=p.contrast) for each in patches]
         lap("photometric")
     if p.gray:
         gray(patches, out=out[0])
+        if p.flip:
+            cv2.flip(out[0], 1, dst=out[0])
         lap("photometric")
     else:
-        for patch, plane in zip(patches, out, strict=True):
-            resize(patch, out=plane)
+        resize_bands(patches, out=out, flip=p.flip)
         lap("resize")
     if p.blur_sigma > 0:
         blur(out[:1] if p.gray else out, sigma=p.blur_sigma)

@@ -1,10 +1,11 @@
-"""Byte ranges ahead of need: the members of one worker's locations, in the order of its stream.
+"""Byte ranges ahead of need: the members of one worker's samples, in the order of its stream.
 
 A chunk's members lie side by side in their shard, so they come in few requests; requests run on a
 small thread pool and a budget of bytes bounds what waits in memory. Every member is checked by its
-CRC-32C.
+CRC-32C, and read once more, straight from the store, if that is wrong.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,12 +13,13 @@ from itertools import pairwise
 
 import google_crc32c
 import numpy as np
-from jaxtyping import Int32, Int64, UInt32
 
 from ssl4eo_stream.errors import ShardError, Ssl4eoError
-from ssl4eo_stream.shard.manifest import Index, shard_name
 from ssl4eo_stream.store import Store, coalesce
-from ssl4eo_stream.stream.plan import Interval, Order
+from ssl4eo_stream.stream.cache import Cache
+from ssl4eo_stream.stream.work import Work
+
+logger = logging.getLogger(__name__)
 
 LOCAL_GAP_BYTES = 64 << 10
 """Unwanted bytes read from a file rather than asking twice."""
@@ -26,115 +28,93 @@ REMOTE_GAP_BYTES = 1 << 20
 REQUEST_BYTES = 16 << 20
 """Largest single request; storage gives one connection about 90 MB/s."""
 
+Seen = tuple[int, tuple[int, ...]]
+"""What one view shows: a date of the sample, and which products of it."""
+Choose = Callable[[int, int], tuple[Seen, ...]]
+"""(location id, number of its dates) -> what each view shows."""
+Member = tuple[int, int, int]
+"""Row of the work, date of the sample, product."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
-    """What one worker reads in one epoch: n locations in order, with their d members."""
+class Shards:
+    """Where the members of one product are read from."""
 
-    seed: int
-    """The run's seed."""
-    epoch: int
-    """Epoch, from 0."""
-    ids: Int64[np.ndarray, " n"]
-    """Location ids."""
-    shards: Int32[np.ndarray, " n"]
-    """Shard numbers."""
-    chunks: Int32[np.ndarray, " n"]
-    """Chunk of consecutive rows that each location belongs to."""
-    blocks: Int32[np.ndarray, " n"]
-    """Block of chunks that each location belongs to; non-decreasing."""
-    first_date: Int64[np.ndarray, " n_plus_1"]
-    """Where each location's members begin in the arrays below."""
-    offsets: Int64[np.ndarray, " d"]
-    """First byte of each member in its shard."""
-    lengths: Int64[np.ndarray, " d"]
-    """Bytes of each member."""
-    crc32c: UInt32[np.ndarray, " d"]
-    """Expected CRC-32C of each member."""
+    store: Store
+    """The folder."""
+    names: dict[int, str]
+    """Shard number -> file name."""
+    cache: Cache | None
+    """Blocks on local disk, if wanted."""
 
-    def __len__(self) -> int:
-        return len(self.ids)
+    def read(self, name: str, *, start: int, end: int) -> memoryview:
+        """Return the bytes [start, end) of a shard."""
+        if self.cache is None:
+            return self.store.read_range(name, start=start, end=end)
+        return self.cache.read_range(self.store, name, start=start, end=end)
 
-    @classmethod
-    def make(
-        cls, index: Index, order: Order, intervals: tuple[Interval, ...], *, seed: int, epoch: int
-    ) -> "Work":
-        """Gather what a worker needs to know to read some intervals of an epoch's order."""
-        spans = [np.arange(start, stop) for start, stop in intervals]
-        positions = np.concatenate(spans) if spans else np.zeros(0, np.int64)
-        rows = order.rows[positions]
-        counts = index.first_date[rows + 1] - index.first_date[rows]
-        first_date = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-        members = np.repeat(index.first_date[rows] - first_date[:-1], counts)
-        members += np.arange(first_date[-1])
-        return cls(
-            seed=seed,
-            epoch=epoch,
-            ids=index.ids[rows],
-            shards=index.shards[rows],
-            chunks=order.chunks[positions],
-            blocks=order.blocks[positions],
-            first_date=first_date,
-            offsets=index.offsets[members],
-            lengths=index.lengths[members],
-            crc32c=index.crc32c[members],
-        )
+    def read_again(self, name: str, *, start: int, end: int) -> memoryview:
+        """Return the bytes from the store, whatever the cache holds."""
+        if self.cache is not None:
+            self.cache.forget(self.store, name, start=start, end=end)
+        return self.store.read_range(name, start=start, end=end)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fetched:
-    """One location's bytes."""
+    """One sample's bytes."""
 
     id: int
     """Location id."""
-    dates: tuple[int, ...]
-    """Which date each view shows."""
-    members: dict[int, bytes]
-    """Date -> the bytes of its GeoTIFF; only the dates that a view shows."""
+    block: int
+    """Block of the epoch's order that it belongs to."""
+    first_date: int
+    """The location's date that the sample counts as 0."""
+    views: tuple[Seen, ...]
+    """What each view shows."""
+    members: dict[tuple[int, int], bytes | Ssl4eoError]
+    """(date, product) -> the bytes of its GeoTIFF, or why there are none; only what is shown."""
+
+    @property
+    def error(self) -> Ssl4eoError | None:
+        """Why the sample is not whole, if it isn't."""
+        return next((m for m in self.members.values() if isinstance(m, Ssl4eoError)), None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Request:
+    product: int
     shard: int
     start: int
     end: int
     block: int
-    members: list[tuple[int, int]]  # (row, date), sorted by offset
+    members: list[Member]  # sorted by offset
     num_bytes: int
-
-
-DatesOf = Callable[[int, int], tuple[int, ...]]
-"""(location id, number of its dates) -> the date that each view shows."""
 
 
 def fetch(
     work: Work,
     *,
-    store: Store,
-    product: str,
-    dates_of: DatesOf,
+    shards: tuple[Shards, ...],
+    choose: Choose,
     budget_bytes: int,
     connections: int,
 ) -> Iterator[Fetched]:
-    """Yield every location of the work with its bytes, in order.
+    """Yield every sample of the work with its bytes, in order.
+
+    A member that cannot be had is handed on as the error that says why.
 
     Args:
         work: What to read.
-        store: The folder of shards.
-        product: The product's name, which shard names begin with.
-        dates_of: Chooses dates before anything is read, so that only those are.
+        shards: Each product's shards.
+        choose: Says what views show before anything is read, so that only that is.
         budget_bytes: Bytes fetched or in flight ahead of need; the block being read may exceed it.
         connections: Requests at a time.
-
-    Raises:
-        StorageError: A read failed for good.
-        ShardError: A member is damaged.
     """
-    gap_bytes = LOCAL_GAP_BYTES if store.is_local else REMOTE_GAP_BYTES
-    dates: dict[int, tuple[int, ...]] = {}
-    requests = _requests(work, dates_of=dates_of, dates=dates, gap_bytes=gap_bytes)
+    shown: dict[int, tuple[Seen, ...]] = {}
+    requests = _requests(work, shards=shards, choose=choose, shown=shown)
     upcoming = next(requests, None)
-    owner: dict[tuple[int, int], Future[dict[tuple[int, int], bytes]]] = {}
+    owner: dict[Member, Future[dict[Member, bytes | Ssl4eoError]]] = {}
     held = 0
     pool = ThreadPoolExecutor(connections, thread_name_prefix="fetch")
     try:
@@ -143,52 +123,60 @@ def fetch(
             while upcoming and (
                 upcoming.block <= block or held + upcoming.num_bytes <= budget_bytes
             ):
-                future = pool.submit(_read, upcoming, work=work, store=store, product=product)
+                future = pool.submit(_read, upcoming, work=work, shards=shards[upcoming.product])
                 owner.update(dict.fromkeys(upcoming.members, future))
                 held += upcoming.num_bytes
                 upcoming = next(requests, None)
-            shown = dates.pop(row)
+            views = shown.pop(row)
             members = {}
-            for date in sorted(set(shown)):
-                members[date] = owner.pop((row, date)).result().pop((row, date))
-                held -= len(members[date])
-            yield Fetched(id=int(work.ids[row]), dates=shown, members=members)
+            for date, product in _wanted(views):
+                member = row, date, product
+                members[date, product] = owner.pop(member).result().pop(member)
+                held -= int(work.lengths[work.first_date[row] + date, product])
+            yield Fetched(
+                id=int(work.ids[row]), block=int(block), first_date=int(work.dates[row]),
+                views=views, members=members,
+            )  # fmt: skip
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _wanted(views: tuple[Seen, ...]) -> list[tuple[int, int]]:
+    """Return every (date, product) that some view shows, once."""
+    return sorted({(date, product) for date, products in views for product in products})
+
+
 def _requests(
-    work: Work, *, dates_of: DatesOf, dates: dict[int, tuple[int, ...]], gap_bytes: int
+    work: Work,
+    *,
+    shards: tuple[Shards, ...],
+    choose: Choose,
+    shown: dict[int, tuple[Seen, ...]],
 ) -> Iterator[_Request]:
-    """Yield the requests of the work by block, and note the dates chosen for each row."""
+    """Yield the requests of the work by block, and note what was chosen for each row."""
     bounds = np.flatnonzero(np.diff(work.blocks, prepend=-1, append=-1))
     for first, last in pairwise(bounds):
-        by_chunk: dict[int, list[int]] = {}  # in the order of first use
+        files: dict[tuple[int, int, int], list[tuple[int, int, Member]]] = {}  # by first use
         for row in range(first, last):
-            by_chunk.setdefault(int(work.chunks[row]), []).append(row)
-        for rows in by_chunk.values():
-            yield from _chunk_requests(
-                work, rows, dates_of=dates_of, dates=dates, gap_bytes=gap_bytes
-            )
+            base, stop = work.first_date[row], work.first_date[row + 1]
+            shown[row] = choose(int(work.ids[row]), int(stop - base))
+            for date, product in _wanted(shown[row]):
+                file = int(work.chunks[row]), product, int(work.shards[row, product])
+                start = int(work.offsets[base + date, product])
+                end = start + int(work.lengths[base + date, product])
+                files.setdefault(file, []).append((start, end, (row, date, product)))
+        for (_, product, shard), members in files.items():
+            gap = LOCAL_GAP_BYTES if shards[product].store.is_local else REMOTE_GAP_BYTES
+            yield from _coalesced(
+                sorted(members), product=product, shard=shard, block=int(work.blocks[first]),
+                gap_bytes=gap,
+            )  # fmt: skip
 
 
-def _chunk_requests(
-    work: Work,
-    rows: list[int],
-    *,
-    dates_of: DatesOf,
-    dates: dict[int, tuple[int, ...]],
-    gap_bytes: int,
+def _coalesced(
+    wanted: list[tuple[int, int, Member]], *, product: int, shard: int, block: int, gap_bytes: int
 ) -> Iterator[_Request]:
-    wanted: list[tuple[int, int, int, int]] = []  # start, end, row, date
-    for row in rows:
-        base, count = work.first_date[row], work.first_date[row + 1] - work.first_date[row]
-        dates[row] = dates_of(int(work.ids[row]), int(count))
-        for date in set(dates[row]):
-            start = int(work.offsets[base + date])
-            wanted.append((start, start + int(work.lengths[base + date]), row, date))
-    wanted.sort()
-    spans = [(start, end) for start, end, _, _ in wanted]
+    spans = [(start, end) for start, end, _ in wanted]
     at = 0
     for start, end in coalesce(spans, gap_bytes=gap_bytes, limit_bytes=REQUEST_BYTES):
         first = at
@@ -196,36 +184,52 @@ def _chunk_requests(
             at += 1
         inside = wanted[first:at]
         yield _Request(
-            shard=int(work.shards[rows[0]]),
-            start=start,
-            end=end,
-            block=int(work.blocks[rows[0]]),
-            members=[(row, date) for _, _, row, date in inside],
-            num_bytes=sum(last - begin for begin, last, _, _ in inside),
-        )
+            product=product, shard=shard, start=start, end=end, block=block,
+            members=[member for _, _, member in inside],
+            num_bytes=sum(last - begin for begin, last, _ in inside),
+        )  # fmt: skip
 
 
-def _read(
-    request: _Request, *, work: Work, store: Store, product: str
-) -> dict[tuple[int, int], bytes]:
+def _read(request: _Request, *, work: Work, shards: Shards) -> dict[Member, bytes | Ssl4eoError]:
     """Read one range and cut the members out of it, so that what lies between them is let go."""
-    name = shard_name(product, request.shard)
+    name = shards.names[request.shard]
     try:
-        data = store.read_range(name, start=request.start, end=request.end)
+        data = shards.read(name, start=request.start, end=request.end)
     except Ssl4eoError as error:
-        keys = sorted({int(work.ids[row]) for row, _ in request.members})
+        keys = sorted({int(work.ids[row]) for row, _, _ in request.members})
         error.add_note(f"while reading locations {keys[0]:07d} … {keys[-1]:07d}")
-        raise
-    out = {}
-    for row, date in request.members:
-        at = work.first_date[row] + date
-        start = int(work.offsets[at]) - request.start
-        member = bytes(data[start : start + int(work.lengths[at])])
+        return dict.fromkeys(request.members, error)
+    out: dict[Member, bytes | Ssl4eoError] = {}
+    for row, date, product in request.members:
+        at = work.first_date[row] + date, product
+        offset, length = int(work.offsets[at]), int(work.lengths[at])
+        start = offset - request.start
+        member = bytes(data[start : start + length])
         if google_crc32c.value(member) != work.crc32c[at]:
-            raise ShardError(
-                f"{store.url}/{name}: member {work.ids[row]:07d}.t{date}.tif at byte "
-                f"{work.offsets[at]} is damaged (its CRC-32C is not the index's). "
-                "Run ssl4eo-shard verify on the data set, and copy or build this shard again."
+            what = f"{work.ids[row]:07d}.t{work.dates[row] + date}.tif"
+            out[row, date, product] = _read_again(
+                shards, name, offset, length, crc32c=int(work.crc32c[at]), member=what
             )
-        out[row, date] = member
+        else:
+            out[row, date, product] = member
     return out
+
+
+def _read_again(
+    shards: Shards, name: str, offset: int, length: int, *, crc32c: int, member: str
+) -> bytes | Ssl4eoError:
+    """Read one member once more: it may have been damaged on its way, or in the cache."""
+    logger.warning(
+        "%s/%s: member %s came damaged; reading it again.", shards.store.url, name, member
+    )
+    try:
+        data = bytes(shards.read_again(name, start=offset, end=offset + length))
+    except Ssl4eoError as error:
+        return error
+    if google_crc32c.value(data) == crc32c:
+        return data
+    return ShardError(
+        f"{shards.store.url}/{name}: member {member} at byte {offset} is damaged (its CRC-32C is "
+        "not the index's, read twice). Run ssl4eo-shard verify on the data set, and copy or build "
+        "this shard again."
+    )

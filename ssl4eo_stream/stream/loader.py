@@ -1,22 +1,20 @@
 """The stages put together: `StreamLoader`, a DataLoader's look-alike that yields uint8 batches."""
 
-import hashlib
 import time
 import weakref
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-import torch
-from jaxtyping import Int64, UInt8
-from torch import Tensor
-
 from ssl4eo_stream import distributed
+from ssl4eo_stream.bands import Band
 from ssl4eo_stream.errors import CheckpointError, ShardError
-from ssl4eo_stream.shard.manifest import INDEX, MANIFEST, Index, Manifest
+from ssl4eo_stream.shard.manifest import MANIFEST, Manifest
 from ssl4eo_stream.store import Store
-from ssl4eo_stream.stream.fetch import Work
+from ssl4eo_stream.stream.batch import Batch, as_batch, pin
+from ssl4eo_stream.stream.catalog import Catalog, as_urls, open_catalog, read_manifest
+from ssl4eo_stream.stream.clock import Clock
 from ssl4eo_stream.stream.plan import (
     BLOCK_CHUNKS,
     CHUNK_LOCATIONS,
@@ -31,89 +29,92 @@ from ssl4eo_stream.stream.plan import (
     take,
 )
 from ssl4eo_stream.stream.pool import InProcess, Pool, Rendered
-from ssl4eo_stream.stream.reader import Clock, Setup, Views
-from ssl4eo_stream.stream.ring import layout
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """B locations, each seen in V views."""
-
-    views: tuple[UInt8[Tensor, "b c h w"], ...]
-    """One tensor per view: bytes as stored, value = byte * scale + offset of the manifest."""
-    keys: list[str]
-    """Location ids, seven digits."""
-    dates: Int64[Tensor, "b v"]
-    """Which of its location's dates each view shows, counted in order of time."""
+from ssl4eo_stream.stream.quarantine import Quarantine
+from ssl4eo_stream.stream.select import Selection
+from ssl4eo_stream.stream.setup import Reading, Setup, Views
+from ssl4eo_stream.stream.together import agree, on_every_rank
+from ssl4eo_stream.stream.work import Work
 
 
 class StreamLoader:
-    """Streams a folder of shards, every location once an epoch, in an order of the seed alone.
+    """Streams folders of shards, every sample once an epoch, in an order of the seed alone.
 
     An iterator goes over what is left of the current epoch; when it is exhausted the next begins.
     Leaving an iterator early loses nothing: the next one goes on behind the batches handed out.
+    In a torch.distributed group all ranks make their loaders and begin their epochs together, and
+    where that fails on one, it fails on all, with the reason.
 
     Args:
-        url: Folder of shards (`s3://…`, `gs://…`, `az://…`, `http(s)://…`, `file://…`, or a path).
-        views: What to see of a location, for example `MoCoViews(size=224)`.
-        batch_size: Locations per batch of this rank.
+        url: Folder of shards (`s3://…`, `gs://…`, `az://…`, `http(s)://…`, `file://…`, or a path),
+            or one for each of several products, whose channels are joined by location and date.
+        views: What to see of a sample, for example `MoCoViews(size=224)`, or a function that makes
+            it of the keyword `bands`.
+        batch_size: Samples per batch of this rank.
         seed: Decides order, dates and augmentations.
         workers: Processes that fetch, decode and render; 0 does it in this one.
         rank: This process's rank; torch.distributed's if not given.
         world_size: Ranks; torch.distributed's if not given.
+        select: Which part of the data to go over: bands, locations, patches, …
+        reading: Prefetch, cache, and what to do about errors.
+        pin_memory: Lock the workers' batches in memory, for copies to a GPU that wait for nobody.
         storage_options: obstore's configuration over what the environment says.
-        prefetch_bytes: Bytes that one worker may hold ahead of need.
-        connections: Requests at a time of one worker.
 
     Raises:
-        StorageError: The folder cannot be read.
-        ShardError: It is not a finished data set.
-        ValueError: An argument does not fit the data, for example fewer locations than a batch.
+        StorageError: A folder cannot be read.
+        ShardError: It is not a finished data set, or the products do not match.
+        ValueError: An argument does not fit the data, for example fewer samples than a batch.
     """
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         *,
-        views: Views,
+        views: Views | Callable[..., Views],
         batch_size: int,
         seed: int = 0,
         workers: int = 0,
         rank: int | None = None,
         world_size: int | None = None,
+        select: Selection | None = None,
+        reading: Reading | None = None,
+        pin_memory: bool = False,
         storage_options: Mapping[str, Any] | None = None,
-        prefetch_bytes: int = 128 << 20,
-        connections: int = 8,
     ) -> None:
         if (rank is None) != (world_size is None):
             raise ValueError("rank and world_size are given together, or neither.")
+        select, reading, urls = select or Selection(), reading or Reading(), as_urls(url)
         self._together = rank is None
         self._rank = distributed.rank() if rank is None else rank
         world = distributed.world_size() if world_size is None else world_size
-        for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0),
-                                   ("prefetch_bytes", prefetch_bytes, 1),
-                                   ("connections", connections, 1)):  # fmt: skip
-            if value < least:
-                raise ValueError(f"{name} is {value}; it must be at least {least}.")
-        if not 0 <= self._rank < world:
-            raise ValueError(f"rank {self._rank} is not within a world of {world}.")
-        store = Store.open(url, options=storage_options)
-        self.manifest, self._index = _read_index(store)
-        self.seed, self.url = seed, store.url
+        self.seed = seed
         self._topology = Topology(world_size=world, workers=workers, batch_size=batch_size)
-        if len(self._index) < self._topology.global_batch:
-            raise ValueError(
-                f"{store.url} holds {len(self._index)} locations, fewer than one global batch of "
-                f"{world} ranks × batch_size {batch_size}. Use a smaller batch, or fewer ranks."
-            )
+
+        def opened() -> tuple[list[Store], Catalog]:
+            self._topology.check(rank=self._rank)
+            stores = [reading.store(each, options=storage_options) for each in urls]
+            catalog = open_catalog(stores, urls, select)
+            if len(catalog) < self._topology.global_batch:
+                raise ValueError(
+                    f"{' '.join(store.url for store in stores)}: {len(catalog)} samples, fewer "
+                    f"than one global batch of {world} ranks × batch_size {batch_size}. "
+                    "Use a smaller batch, or fewer ranks."
+                )
+            return stores, catalog
+
+        self._stores, self._catalog = on_every_rank(opened) if self._together else opened()
+        self.views: Views = views if isinstance(views, Views) else views(bands=self.bands)
         self._setup = Setup(
-            url=url, storage_options=storage_options, manifest=self.manifest, views=views,
-            batch_size=batch_size, budget_bytes=prefetch_bytes, connections=connections,
+            sources=self._catalog.sources, storage_options=storage_options, views=self.views,
+            batch_size=batch_size, sensor_drop=select.sensor_drop, reading=reading,
         )  # fmt: skip
-        self._shapes = views.shapes(self.channels)
+        self._quarantine = Quarantine(
+            reading.quarantine, budget=reading.replace_budget, rank=self._rank,
+            samples=len(self) * batch_size,
+        )  # fmt: skip
+        self._shapes = self.views.shapes(self.channels)
         self._position = self._start_of(0)
         self._pool = (
-            Pool(self._setup, shapes=self._shapes, workers=workers)
+            Pool(self._setup, shapes=self._shapes, workers=workers, pin=pin if pin_memory else None)
             if workers
             else InProcess(self._setup, shapes=self._shapes)
         )
@@ -122,9 +123,29 @@ class StreamLoader:
         self._wait_seconds, self._window_start = 0.0, time.perf_counter()
 
     @property
+    def url(self) -> str:
+        """Where the shards lie, without credentials."""
+        return " ".join(store.url for store in self._stores)
+
+    @property
+    def manifests(self) -> tuple[Manifest, ...]:
+        """What the folders hold, one per product."""
+        return tuple(source.manifest for source in self._catalog.sources)
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """How many `locations` and `dates` `on_mismatch="skip"` has left out."""
+        return dict(self._catalog.left_out)
+
+    @property
+    def bands(self) -> tuple[Band, ...]:
+        """The bands that are read, of all products, in the order of the channels."""
+        return tuple(band for source in self._catalog.sources for band in source.bands)
+
+    @property
     def channels(self) -> int:
-        """Channels of every view: the product's bands."""
-        return len(self.manifest.bands)
+        """Channels of every view: the bands of all products."""
+        return len(self.bands)
 
     @property
     def epoch(self) -> int:
@@ -137,10 +158,10 @@ class StreamLoader:
 
     def __len__(self) -> int:
         """Steps of a whole epoch; what does not fill a global batch is left out."""
-        return len(self._index) // self._topology.global_batch
+        return len(self._catalog) // self._topology.global_batch
 
     def _start_of(self, epoch: int) -> Position:
-        everything = ((0, len(self._index)),)
+        everything = ((0, len(self._catalog)),)
         return Position(epoch=epoch, intervals=everything, topology=self._topology, steps=0)
 
     def state_dict(self) -> dict[str, Any]:
@@ -148,7 +169,7 @@ class StreamLoader:
         return {
             "version": STATE_VERSION,
             "seed": self.seed,
-            "manifest": self.manifest.hash,
+            **self._catalog.identity,
             "chunk_locations": CHUNK_LOCATIONS,
             "block_chunks": BLOCK_CHUNKS,
             **self._position.to_dict(),
@@ -160,13 +181,18 @@ class StreamLoader:
         Raises:
             CheckpointError: The state belongs to other data, another seed, or another version.
         """
+        other = "that the checkpoint was trained on; give the same, or start a new run."
+        release = "Resume with the release that wrote it."
         for name, ours, remedy in (
-            ("version", STATE_VERSION, "Resume with the release that wrote it."),
-            ("manifest", self.manifest.hash, f"The shards at {self.url} are not those that the "
-             "checkpoint was trained on; give their URL, or start a new run."),
+            ("version", STATE_VERSION, release),
+            ("manifest", self._catalog.identity["manifest"],
+             f"The shards at {self.url} are not those {other}"),
+            ("bands", self._catalog.identity["bands"], f"The bands are not those {other}"),
+            ("samples", self._catalog.identity["samples"],
+             f"The selected locations or dates are not those {other}"),
             ("seed", self.seed, "Give that seed, or start a new run."),
-            ("chunk_locations", CHUNK_LOCATIONS, "Resume with the release that wrote it."),
-            ("block_chunks", BLOCK_CHUNKS, "Resume with the release that wrote it."),
+            ("chunk_locations", CHUNK_LOCATIONS, release),
+            ("block_chunks", BLOCK_CHUNKS, release),
         ):  # fmt: skip
             if state.get(name) != ours:
                 raise CheckpointError(
@@ -177,13 +203,12 @@ class StreamLoader:
     def __iter__(self) -> Iterator[Batch]:
         position = self._position
         stop = num_steps(position.intervals, position.topology)
-        if self._together:
-            self._agree(position, stop)
+        self._check(position, stop)
         batches = self._pool.batches(self._works(position), first=position.steps, stop=stop)
         try:
             for step in range(position.steps, stop):
                 asked = time.perf_counter()
-                batch = self._batch(next(batches))
+                batch = self._batch(next(batches), epoch=position.epoch)
                 self._wait_seconds += time.perf_counter() - asked
                 self._position = replace(position, steps=step + 1)
                 yield batch
@@ -195,69 +220,62 @@ class StreamLoader:
 
     def _works(self, position: Position) -> list[Work]:
         """Return what each of this rank's workers has yet to read."""
-        canonical = order(self._index.shards, seed=self.seed, epoch=position.epoch)
+        canonical = order(
+            self._catalog.shards, seed=self.seed, epoch=position.epoch,
+            locations=self._catalog.locations,
+        )  # fmt: skip
         works = []
         for worker in range(self._topology.streams):
             mine = stream(position.intervals, self._topology, rank=self._rank, worker=worker)
             done = batches_done(position.steps, self._topology, worker=worker)
             rest = take(mine, done * self._topology.batch_size, length(mine))
             works.append(
-                Work.make(self._index, canonical, rest, seed=self.seed, epoch=position.epoch)
+                Work.make(self._catalog, canonical, rest, seed=self.seed, epoch=position.epoch)
             )
         return works
 
-    def _batch(self, rendered: Rendered) -> Batch:
-        self._clock.add(rendered.clock)
-        memory = torch.from_numpy(rendered.memory)
-        size = self._topology.batch_size
-        starts, _ = layout(self._shapes, batch_size=size)
-        return Batch(
-            views=tuple(
-                memory[start : start + size * channels * height * width].view(
-                    size, channels, height, width
-                )
-                for start, (channels, height, width) in zip(starts, self._shapes, strict=True)
-            ),
-            keys=[f"{location:07d}" for location in rendered.ids.tolist()],
-            dates=torch.from_numpy(rendered.dates),
-        )
+    def _batch(self, rendered: Rendered, *, epoch: int) -> Batch:
+        self._clock.add(rendered.samples.clock)
+        self._quarantine.add(rendered.samples.replaced, epoch=epoch)
+        return as_batch(rendered, shapes=self._shapes)
 
-    def _agree(self, position: Position, stop: int) -> None:
-        """Stop every rank with a message where one would wait for ever.
+    def _check(self, position: Position, stop: int) -> None:
+        """Make sure that the shards are still those of the start, and ranks of one mind.
 
         Raises:
-            ShardError: Ranks see other data, or are set up differently.
+            ShardError: They are not; raised on every rank.
+            StorageError: A manifest cannot be read; raised on every rank.
         """
-        mine = {
-            "manifest": self.manifest.hash, "seed": self.seed, "position": position.to_dict(),
-            "steps": stop,
-        }  # fmt: skip
-        for rank, theirs in enumerate(distributed.gather(mine)):
-            for name, value in mine.items():
-                if theirs[name] != value:
+
+        def unchanged() -> None:
+            for store, source in zip(self._stores, self._catalog.sources, strict=True):
+                if read_manifest(store).hash != source.manifest.hash:
                     raise ShardError(
-                        f"Rank {rank} has another {name} than rank {self._rank}: {theirs[name]} "
-                        f"and {value}. All ranks need the same shards, seed, batch and workers."
+                        f"{store.url}: {MANIFEST} is not the one that this run began with; the "
+                        "shards were built again. Put the old ones back, or start a new run."
                     )
+
+        if self._together:
+            on_every_rank(unchanged)
+            mine = {"seed": self.seed, "position": position.to_dict(), "steps": stop}
+            agree({**self._catalog.identity, **mine}, rank=self._rank)
+        else:
+            unchanged()
 
     def stats(self) -> dict[str, float]:
         """Return what happened since the last call.
 
         Returns:
             `samples_per_second` and `megabytes_per_second` handed out; `wait_share`, the part of
-            the time in which the trainer waited for a batch; `bytes_per_sample` read; and
-            `share_STAGE` for every stage: its part of the readers' working time.
+            the time in which the trainer waited for a batch; `bytes_per_sample` read; the counts
+            `requests`, `retries`, `replaced`, `cache_hits` and `cache_misses`; `share_idle`, the
+            part of the readers' time in which the trainer had batches enough; and `share_STAGE`
+            for every stage: its part of their working time.
         """
         now = time.perf_counter()
-        elapsed = max(now - self._window_start, 1e-9)
-        clock, busy = self._clock, sum(self._clock.seconds.values()) or 1.0
-        stats = {
-            "samples_per_second": clock.samples / elapsed,
-            "megabytes_per_second": clock.num_bytes / 1e6 / elapsed,
-            "wait_share": self._wait_seconds / elapsed,
-            "bytes_per_sample": clock.num_bytes / max(clock.samples, 1),
-            **{f"share_{stage}": seconds / busy for stage, seconds in clock.seconds.items()},
-        }
+        stats = self._clock.stats(
+            elapsed_seconds=now - self._window_start, wait_seconds=self._wait_seconds
+        )
         self._clock, self._wait_seconds, self._window_start = Clock(), 0.0, now
         return stats
 
@@ -280,15 +298,3 @@ class StreamLoader:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _read_index(store: Store) -> tuple[Manifest, Index]:
-    """Read and check what a folder of shards says it holds."""
-    manifest = Manifest.from_json(store.read(MANIFEST), url=f"{store.url}/{MANIFEST}")
-    data = store.read(INDEX)
-    if hashlib.sha256(data).hexdigest() != manifest.index_sha256:
-        raise ShardError(
-            f"{store.url}/{INDEX} is not the one that {MANIFEST} belongs to: a copy in progress, "
-            "or a build that did not finish. Copy both again, or run ssl4eo-shard build again."
-        )
-    return manifest, Index.from_parquet(data, url=f"{store.url}/{INDEX}")

@@ -1,6 +1,6 @@
 """Who reads what, in which order: pure arithmetic, no processes, no reads.
 
-    order(seed, epoch, index)         one canonical order P of the epoch's locations
+    order(seed, epoch, shards)        one canonical order P of the epoch's samples
     intervals of P  --split-->        a stream of whole batches for every (rank, worker)
     (intervals, topology, steps)      where an epoch stands: what `remaining` computes the rest from
 
@@ -19,7 +19,7 @@ CHUNK_LOCATIONS = 32
 """Consecutive locations of one shard that are read together (about 11 MB of four dates at q90)."""
 BLOCK_CHUNKS = 16
 """Chunks whose locations are mixed; two blocks bound a worker's memory."""
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 Interval = tuple[int, int]
 """Positions [start, stop) of an epoch's order."""
@@ -74,21 +74,24 @@ def order(
     epoch: int,
     chunk_locations: int = CHUNK_LOCATIONS,
     block_chunks: int = BLOCK_CHUNKS,
+    locations: Int64[np.ndarray, " n"] | None = None,
 ) -> Order:
-    """Cut shards into chunks, permute all chunks, then the locations of every block of chunks.
+    """Cut shards into chunks, permute all chunks, then the samples of every block of chunks.
 
     Args:
-        shards: Shard number of every row of the index, non-decreasing.
+        shards: Shard number of every sample in the order of the shards, non-decreasing.
         seed: The run's seed.
         epoch: Epoch, from 0.
-        chunk_locations: Rows of one shard that form a chunk.
+        chunk_locations: Locations of one shard that form a chunk.
         block_chunks: Chunks that form a block.
+        locations: Which location each sample belongs to, counted up; each to its own if not given.
     """
     n = len(shards)
-    rows = np.arange(n)
+    locations = np.arange(n) if locations is None else locations
     first_of_shard = np.flatnonzero(np.r_[True, shards[1:] != shards[:-1]])[:n]
-    start = np.repeat(first_of_shard, np.diff(np.r_[first_of_shard, n]))
-    is_first = (rows - start) % chunk_locations == 0
+    start = np.repeat(locations[first_of_shard], np.diff(np.r_[first_of_shard, n]))
+    place = (locations - start) // chunk_locations
+    is_first = np.r_[True, (place[1:] != place[:-1]) | (shards[1:] != shards[:-1])][:n]
     chunks = np.cumsum(is_first, dtype=np.int64) - 1
     # Raw 64-bit draws and a stable sort: NumPy promises these bits for ever, not a permutation's.
     bits = raw_generator(seed, epoch, 0)
@@ -114,6 +117,17 @@ class Topology:
     """Loader workers of each rank; 0 reads in the training process."""
     batch_size: int
     """Locations per batch of one rank."""
+
+    def check(self, *, rank: int) -> None:
+        """Raise ValueError where a number is out of its range."""
+        for name, value, least in (
+            ("batch_size", self.batch_size, 1),
+            ("workers", self.workers, 0),
+        ):
+            if value < least:
+                raise ValueError(f"{name} is {value}; it must be at least {least}.")
+        if not 0 <= rank < self.world_size:
+            raise ValueError(f"rank {rank} is not within a world of {self.world_size}.")
 
     @property
     def streams(self) -> int:

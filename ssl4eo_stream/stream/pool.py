@@ -3,15 +3,16 @@
 Both are generators of `Rendered` over the steps of one epoch, one batch of each stream in turn.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import UInt8
 
-from ssl4eo_stream.stream.fetch import Work
-from ssl4eo_stream.stream.reader import Clock, Reader, Setup
+from ssl4eo_stream.stream.reader import Reader, Samples
 from ssl4eo_stream.stream.ring import Ring, Shape, layout, views_of
+from ssl4eo_stream.stream.setup import Setup
+from ssl4eo_stream.stream.work import Work
 from ssl4eo_stream.stream.worker import Fill, Filled, Start, Worker
 
 BATCHES_AHEAD = 2
@@ -24,12 +25,8 @@ class Rendered:
 
     memory: UInt8[np.ndarray, " bytes"]
     """All views, as `ring.layout` places them; a slot of the ring is free once this is."""
-    ids: Int64[np.ndarray, " b"]
-    """Location ids."""
-    dates: Int64[np.ndarray, "b v"]
-    """Which of its location's dates each view shows."""
-    clock: Clock
-    """Where the time went."""
+    samples: Samples
+    """What it shows."""
 
 
 class InProcess:
@@ -47,8 +44,9 @@ class InProcess:
             for _ in range(first, stop):
                 memory = np.empty(num_bytes, np.uint8)
                 out = views_of(memory, self._shapes, batch_size=self._batch_size)
-                ids, dates, clock = self._reader.fill(out)
-                yield Rendered(memory=memory, ids=ids, dates=dates, clock=clock)
+                samples = self._reader.fill(out)
+                yield Rendered(memory=memory, samples=samples)
+                del memory, out
         finally:
             self._reader.close()
 
@@ -63,10 +61,25 @@ class InProcess:
 
 
 class Pool:
-    """Worker processes and the ring that they fill; they live until `close`."""
+    """Worker processes and the ring that they fill; they live until `close`.
 
-    def __init__(self, setup: Setup, *, shapes: tuple[Shape, ...], workers: int) -> None:
+    Args:
+        setup: What workers are told.
+        shapes: Each view's (C, H, W).
+        workers: How many.
+        pin: Locks the ring's pages for a GPU's copies, and returns what undoes that.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        *,
+        shapes: tuple[Shape, ...],
+        workers: int,
+        pin: Callable[[np.ndarray], Callable[[], None]] | None = None,
+    ) -> None:
         self._setup, self._shapes, self._num_workers = setup, shapes, workers
+        self._pin, self._unpin = pin, lambda: None
         self._workers: list[Worker] = []
         self._ring: Ring | None = None
         self._in_flight = [0] * workers
@@ -79,6 +92,8 @@ class Pool:
             setup=self._setup, shapes=self._shapes, descriptor=ring.descriptor,
             num_bytes=ring.num_bytes,
         )  # fmt: skip
+        if self._pin:
+            self._unpin = self._pin(ring.memory)
         self._in_flight = [0] * self._num_workers
         self._workers = [Worker(start) for _ in range(self._num_workers)]
         self._ring = ring
@@ -111,9 +126,7 @@ class Pool:
                 lend = ring.lend if spare >= self._num_workers * BATCHES_AHEAD else ring.copy
                 memory = lend(filled.slot)
                 self._ask(number, left, ring)
-                rendered = Rendered(
-                    memory=memory, ids=filled.ids, dates=filled.dates, clock=filled.clock
-                )
+                rendered = Rendered(memory=memory, samples=filled.samples)
                 del memory
                 yield rendered
                 del rendered
@@ -156,5 +169,7 @@ class Pool:
         for worker in workers:
             worker.wait()
         if self._ring:
+            self._unpin()
+            self._unpin = lambda: None
             self._ring.close()
             self._ring = None

@@ -62,7 +62,7 @@ class Ring:
         _, self.slot_bytes = layout(shapes, batch_size=batch_size)
         self.num_bytes = slots * self.slot_bytes
         self.descriptor = shared_file(self.num_bytes)
-        self._memory = map_file(self.descriptor, self.num_bytes)
+        self.memory = map_file(self.descriptor, self.num_bytes)
         self._free = deque(range(slots))
 
     def acquire(self) -> int | None:
@@ -84,7 +84,7 @@ class Ring:
     def lend(self, slot: int) -> UInt8[np.ndarray, " bytes"]:
         """Return a slot's memory; the slot goes back when the last array over it is gone."""
         start = slot * self.slot_bytes
-        lent = self._memory[start : start + self.slot_bytes].view(_Lent)
+        lent = self.memory[start : start + self.slot_bytes].view(_Lent)
         finalizer = weakref.finalize(lent, self._free.append, slot)
         finalizer.atexit = False
         return lent
@@ -92,7 +92,7 @@ class Ring:
     def copy(self, slot: int) -> UInt8[np.ndarray, " bytes"]:
         """Return a slot's bytes in memory of their own, and give the slot back at once."""
         start = slot * self.slot_bytes
-        owned = self._memory[start : start + self.slot_bytes].copy()
+        owned = self.memory[start : start + self.slot_bytes].copy()
         self.release(slot)
         return owned
 

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
-import numpy as np
-from jaxtyping import Int64
-
-from ssl4eo_stream.stream.fetch import Work
-from ssl4eo_stream.stream.reader import Clock, Reader, Setup
+from ssl4eo_stream.stream.clock import IDLE, Clock
+from ssl4eo_stream.stream.reader import Reader, Samples
 from ssl4eo_stream.stream.ring import Shape, layout, map_file, views_of
+from ssl4eo_stream.stream.setup import Setup
+from ssl4eo_stream.stream.work import Work
 
 COMMAND = f"from {__name__} import main; main()"
 IGNORED_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
@@ -55,12 +54,8 @@ class Filled:
 
     slot: int
     """The slot that was asked for."""
-    ids: Int64[np.ndarray, " b"]
-    """Location ids."""
-    dates: Int64[np.ndarray, "b v"]
-    """Which of its location's dates each view shows."""
-    clock: Clock
-    """Where the time went."""
+    samples: Samples
+    """What it holds now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,14 +145,17 @@ def serve(connection: Connection) -> None:
     memory = map_file(start.descriptor, start.num_bytes)
     _, slot_bytes = layout(start.shapes, batch_size=batch_size)
     while True:
+        waiting = Clock()
         message: Work | Fill = connection.recv()
         if isinstance(message, Work):
             reader.start(message)
             continue
+        waiting.lap(IDLE)
         slot = memory[message.slot * slot_bytes : (message.slot + 1) * slot_bytes]
         out = views_of(slot, start.shapes, batch_size=batch_size)
-        ids, dates, clock = reader.fill(out)
-        connection.send(Filled(slot=message.slot, ids=ids, dates=dates, clock=clock))
+        samples = reader.fill(out)
+        samples.clock.add(waiting)
+        connection.send(Filled(slot=message.slot, samples=samples))
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Batches from a loader onto the device that trains."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -40,20 +40,32 @@ class Loader(Protocol):
         ...
 
 
-def on_device(loader: Loader, *, device: torch.device) -> Iterator[Sequence[Tensor]]:
-    """Yield the rest of the epoch's views on a device, copied while the step before still runs."""
+Render = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+"""What makes views of what workers hand over; see ssl4eo_stream.augment.device."""
+
+
+def on_device(
+    loader: Loader, *, device: torch.device, render: Render | None = None
+) -> Iterator[Sequence[Tensor]]:
+    """Yield the rest of the epoch's views on a device, copied while the step before still runs.
+
+    Args:
+        loader: Where batches come from.
+        device: Where they go.
+        render: Makes the views there, where workers only decode.
+    """
     if device.type != "cuda":
         for batch in loader:
-            yield batch.views
+            yield render(batch.views) if render else batch.views
         return
     copies = torch.cuda.Stream(device)
     compute = torch.cuda.current_stream(device)
     for batch in loader:
         with torch.cuda.stream(copies):
-            views = [view.to(device, non_blocking=True) for view in batch.views]
+            views: Sequence[Tensor] = [each.to(device, non_blocking=True) for each in batch.views]
         compute.wait_stream(copies)
         for view in views:
             view.record_stream(compute)
-        yield views
+        yield render(views) if render else views
         copies.synchronize()  # the loader writes over a batch's bytes once nobody holds it
         del batch

@@ -14,6 +14,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -22,10 +23,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ssl4eo_stream import distributed
+from ssl4eo_stream.augment.device import DeviceViews
+from ssl4eo_stream.augment.native import NativeViews
 from ssl4eo_stream.machine import versions
 from ssl4eo_stream.stream.loader import StreamLoader
 from ssl4eo_stream.train import checkpoint
-from ssl4eo_stream.train.feed import Loader, on_device
+from ssl4eo_stream.train.feed import Loader, Render, on_device
 from ssl4eo_stream.train.report import Report
 from ssl4eo_stream.train.run import Run
 from ssl4eo_stream.train.signals import StopSignals
@@ -74,14 +77,20 @@ def train(run: Run[M], build: Callable[[Run[M], int], Method]) -> None:
         if device.type == "cuda":
             torch.backends.cudnn.benchmark = True
             torch.set_float32_matmul_precision("high")
+        on_gpu = run.render == "device"
         with StreamLoader(
             run.data,
-            views=run.views,
+            views=partial(NativeViews.over, run.views) if on_gpu else run.views,
             batch_size=run.batch_per_rank(distributed.world_size()),
             seed=run.seed,
             workers=run.workers,
+            select=run.select,
+            reading=run.reading,
+            pin_memory=device.type == "cuda",
         ) as loader:
-            fit(run, build, loader=loader, device=device, stop=stop)
+            native = loader.views if isinstance(loader.views, NativeViews) else None
+            render = DeviceViews(native).to(device) if native else None
+            fit(run, build, loader=loader, device=device, stop=stop, render=render)
 
 
 def fit(
@@ -91,12 +100,13 @@ def fit(
     loader: Loader,
     device: torch.device,
     stop: StopSignals,
+    render: Render | None = None,
 ) -> int:
     """Do what `train` does with a given loader, and return the number of steps done."""
     trainer = Trainer(run, build, loader=loader, device=device)
     with trainer.recording():
         while trainer.step < trainer.last_step:
-            for views in on_device(loader, device=device):
+            for views in on_device(loader, device=device, render=render):
                 trainer.advance(views)
                 if trainer.step % run.log_every == 0 or trainer.step == trainer.last_step:
                     trainer.record()

@@ -3,11 +3,14 @@
 import json
 import logging
 import os
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 
 from torch.utils.tensorboard import SummaryWriter
+
+from ssl4eo_stream.stream.verdict import KEEPS_UP, verdict
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +36,13 @@ class Report:
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(
-        self, step: int, *, epoch: int, seconds_per_step: float, values: dict[str, float]
+        self,
+        step: int,
+        *,
+        epoch: int,
+        seconds_per_step: float,
+        values: dict[str, float],
+        stats: Mapping[str, float] | None = None,
     ) -> None:
         """Record one step's numbers.
 
@@ -41,17 +50,23 @@ class Report:
             step: Steps done.
             epoch: Epoch of the step, from 0.
             seconds_per_step: Mean since the last call, for the time left.
-            values: Numbers by name; `wait_share` is the part of the time spent waiting for data.
+            values: Numbers by name; `wait_share` is the part of the time spent waiting for data,
+                mean over the ranks.
+            stats: What rank 0's loader said of the same time: where its readers' time went. With
+                it the file says what bounds the run, and so does the log line if ranks wait.
         """
-        self._file.write(json.dumps({"step": step, "epoch": epoch, **values}) + "\n")
+        found = verdict({**stats, "wait_share": values["wait_share"]}) if stats else None
+        bound = {"verdict": found.bound} if found else {}
+        self._file.write(json.dumps({"step": step, "epoch": epoch, **values, **bound}) + "\n")
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
         left = timedelta(seconds=round(seconds_per_step * (self._total_steps - step)))
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        waits = f"  {found.bound}" if found and values["wait_share"] > KEEPS_UP else ""
         logger.info(
-            "epoch %d/%d  step %d/%d  %s  ETA %s",
-            epoch + 1, self._epochs, step, self._total_steps, numbers, left,
+            "epoch %d/%d  step %d/%d  %s%s  ETA %s",
+            epoch + 1, self._epochs, step, self._total_steps, numbers, waits, left,
         )  # fmt: skip
 
     def close(self) -> None:

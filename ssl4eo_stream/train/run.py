@@ -3,19 +3,21 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 import tyro
 
+from ssl4eo_stream.stream.select import Selection
+from ssl4eo_stream.stream.setup import Reading
 from ssl4eo_stream.train.optimizer import Optimizer
 from ssl4eo_stream.train.schedule import Schedule
 
 M = TypeVar("M")
 
 MACHINE_FIELDS = frozenset(
-    {"data", "output", "workers", "device", "resume", "log_every", "max_steps",
+    {"data", "reading", "output", "workers", "render", "device", "resume", "log_every", "max_steps",
      "checkpoint_minutes", "checkpoint_keep", "checkpoint_keep_epochs"}
 )  # fmt: skip
 """Fields that say where and how a run goes, not what comes out of it."""
@@ -27,10 +29,15 @@ class Run(Generic[M]):
 
     name: str
     """What the run is called in logs and checkpoints."""
-    data: str = tyro.MISSING
-    """The folder of shards of one product: s3://…, gs://…, az://…, http(s)://…, or a path."""
+    data: tuple[str, ...] = tyro.MISSING
+    """Folder of shards: s3://…, gs://…, az://…, http(s)://…, or a path; or one for each of several
+    products, whose channels are joined."""
     output: Path = tyro.MISSING
     """Folder for checkpoints, metrics.jsonl and tensorboard; shared by all nodes."""
+    select: Selection = field(default_factory=Selection)
+    """Which part of the data an epoch goes over."""
+    reading: Reading = field(default_factory=Reading)
+    """Prefetch, local cache, and what happens where a sample cannot be read."""
     views: Any
     """What the method sees of a location; see ssl4eo_stream.augment.views."""
     method: M
@@ -47,6 +54,9 @@ class Run(Generic[M]):
     """Decides initialization, order and augmentation."""
     workers: int = 8
     """Loader processes per rank; 0 loads in the training process."""
+    render: Literal["workers", "device"] = "workers"
+    """Who makes the views: workers, or the device from what workers have only decoded, for machines
+    with few cores per GPU. Both draw the same; pixels differ by one grey level here and there."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """Where to train; auto takes CUDA where there is one."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -77,6 +87,8 @@ class Run(Generic[M]):
             if value is not None and value < smallest:
                 flag = name.replace("_", "-")
                 raise ValueError(f"--{flag} is {value}; it must be at least {smallest}.")
+        if self.render == "device" and self.select.sensor_drop:
+            raise ValueError("--select.sensor-drop needs --render workers: they leave sensors out.")
         if self.schedule.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"--schedule.warmup-epochs {self.schedule.warmup_epochs} leaves nothing of "
