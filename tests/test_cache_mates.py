@@ -82,11 +82,11 @@ def run_mates(folder, *, url, slots, objects, object_bytes, mates, kills, rounds
 @pytest.mark.parametrize(
     ("over", "room", "kills"),
     [
-        ("file", "for all", 12),
-        ("http", "for a third", 8),
-        pytest.param("http", "for all", 300, marks=pytest.mark.slow),
-        pytest.param("file", "for a third", 300, marks=pytest.mark.slow),
-        pytest.param("file", "for hardly any", 300, marks=pytest.mark.slow),
+        ("file", "for all", 8),
+        ("http", "for a third", 5),
+        pytest.param("http", "for all", 80, marks=pytest.mark.slow),
+        pytest.param("file", "for a third", 80, marks=pytest.mark.slow),
+        pytest.param("file", "for hardly any", 80, marks=pytest.mark.slow),
     ],
 )
 def test_mates_that_are_killed_at_any_moment_do_no_harm(tmp_path, over, room, kills):
@@ -107,7 +107,7 @@ def test_mates_that_are_killed_at_any_moment_do_no_harm(tmp_path, over, room, ki
             for block in range(int(start) // BLOCK, -(-int(end) // BLOCK)):
                 fetched[name, block].append(int(pid))
     assert len(fetched) == total
-    assert len(killed & {pid for pids in fetched.values() for pid in pids}) > kills // 2
+    assert len(killed & {pid for pids in fetched.values() for pid in pids}) > 4
     if room == "for all":  # nothing is thrown out: fetched once, or its fetcher was killed
         for pids in fetched.values():
             assert sum(pid not in killed for pid in pids) <= 1

@@ -50,7 +50,8 @@ def draw_views(options: Options) -> Path:
     """Draw the two views of some locations, one location per column."""
     views = MoCoViews(size=options.size)
     with StreamLoader(options.shards, views=views, batch_size=options.locations) as loader:
-        bands = [loader.manifest.bands.index(name) for name in FALSE_COLOUR]
+        names = [band.name for band in loader.bands]
+        bands = [names.index(name) for name in FALSE_COLOUR]
         batch = next(iter(loader))
     figure, axes = plt.subplots(
         2, options.locations, figsize=(2 * options.locations, 5), squeeze=False

@@ -18,9 +18,10 @@ from ssl4eo_stream.augment.geometry import (
     common_cells,
     crop,
     draw_box,
-    resize_bands,
+    quick_resampling,
+    resize,
 )
-from ssl4eo_stream.augment.radiometry import adjust, blur, gray
+from ssl4eo_stream.augment.radiometry import adjust, blur, gaussian, gray
 
 Season = Literal["augment", "random", "fixed"]
 
@@ -200,20 +201,31 @@ def apply(
     """Write the view that `parameters` describe into `out`; arguments as in `MoCoViews.render`."""
     p = parameters
     patches = crop(planes, box=p.box)
-    if (p.brightness, p.contrast) != (1.0, 1.0):
-        patches = [adjust(each, brightness=p.brightness, contrast=p.contrast) for each in patches]
-        lap("photometric")
+    jittered = (p.brightness, p.contrast) != (1.0, 1.0)
+    kernel = gaussian(p.blur_sigma)
     if p.gray:
+        if jittered:
+            patches = [adjust(each, brightness=p.brightness, contrast=p.contrast)
+                       for each in patches]  # fmt: skip
         gray(patches, out=out[0])
         if p.flip:
             cv2.flip(out[0], 1, dst=out[0])
         lap("photometric")
-    else:
-        resize_bands(patches, out=out, flip=p.flip)
-        lap("resize")
-    if p.blur_sigma > 0:
-        blur(out[:1] if p.gray else out, sigma=p.blur_sigma)
-        lap("blur")
-    if p.gray:
+        if len(kernel) > 1:
+            blur(out[0], kernel=kernel)
+            lap("blur")
         out[1:] = out[0]
         lap("photometric")
+        return
+    with quick_resampling():
+        # Each band goes through all stages before the next one: so it stays in the cache.
+        for patch, plane in zip(patches, out, strict=True):
+            band = patch
+            if jittered:
+                band = adjust(patch, brightness=p.brightness, contrast=p.contrast)
+                lap("photometric")
+            resize(band, out=plane, flip=p.flip)
+            lap("resize")
+            if len(kernel) > 1:
+                blur(plane, kernel=kernel)
+                lap("blur")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,6 +57,6 @@ def pin(memory: UInt8[np.ndarray, " bytes"]) -> Callable[[], None]:
     Raises:
         RuntimeError: CUDA refuses, for example because too much is locked already (ulimit -l).
     """
-    cudart = torch.cuda.cudart()
+    cudart: Any = torch.cuda.cudart()
     torch.cuda.check_error(int(cudart.cudaHostRegister(memory.ctypes.data, memory.nbytes, 0)))
     return lambda: torch.cuda.check_error(int(cudart.cudaHostUnregister(memory.ctypes.data)))

@@ -9,16 +9,13 @@ from typing import Any
 
 from ssl4eo_stream import distributed
 from ssl4eo_stream.bands import Band
-from ssl4eo_stream.errors import CheckpointError, ShardError
+from ssl4eo_stream.errors import ShardError
 from ssl4eo_stream.shard.manifest import MANIFEST, Manifest
 from ssl4eo_stream.store import Store
 from ssl4eo_stream.stream.batch import Batch, as_batch, pin
 from ssl4eo_stream.stream.catalog import Catalog, as_urls, open_catalog, read_manifest
 from ssl4eo_stream.stream.clock import Clock
 from ssl4eo_stream.stream.plan import (
-    BLOCK_CHUNKS,
-    CHUNK_LOCATIONS,
-    STATE_VERSION,
     Position,
     Topology,
     batches_done,
@@ -32,6 +29,7 @@ from ssl4eo_stream.stream.pool import InProcess, Pool, Rendered
 from ssl4eo_stream.stream.quarantine import Quarantine
 from ssl4eo_stream.stream.select import Selection
 from ssl4eo_stream.stream.setup import Reading, Setup, Views
+from ssl4eo_stream.stream.state import check_state, place
 from ssl4eo_stream.stream.together import agree, on_every_rank
 from ssl4eo_stream.stream.work import Work
 
@@ -166,14 +164,10 @@ class StreamLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the place behind the batches handed out: JSON-able, the same on every rank."""
-        return {
-            "version": STATE_VERSION,
-            "seed": self.seed,
-            **self._catalog.identity,
-            "chunk_locations": CHUNK_LOCATIONS,
-            "block_chunks": BLOCK_CHUNKS,
-            **self._position.to_dict(),
-        }
+        return {**self._place(), **self._position.to_dict()}
+
+    def _place(self) -> dict[str, Any]:
+        return place(self._catalog.identity, seed=self.seed)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to the place that `state_dict` described, on this topology.
@@ -181,23 +175,11 @@ class StreamLoader:
         Raises:
             CheckpointError: The state belongs to other data, another seed, or another version.
         """
-        other = "that the checkpoint was trained on; give the same, or start a new run."
-        release = "Resume with the release that wrote it."
-        for name, ours, remedy in (
-            ("version", STATE_VERSION, release),
-            ("manifest", self._catalog.identity["manifest"],
-             f"The shards at {self.url} are not those {other}"),
-            ("bands", self._catalog.identity["bands"], f"The bands are not those {other}"),
-            ("samples", self._catalog.identity["samples"],
-             f"The selected locations or dates are not those {other}"),
-            ("seed", self.seed, "Give that seed, or start a new run."),
-            ("chunk_locations", CHUNK_LOCATIONS, release),
-            ("block_chunks", BLOCK_CHUNKS, release),
-        ):  # fmt: skip
-            if state.get(name) != ours:
-                raise CheckpointError(
-                    f"The loader's state has {name} {state.get(name)}, this loader {ours}. {remedy}"
-                )
+
+        def check() -> None:
+            check_state(state, ours=self._place(), url=self.url)
+
+        on_every_rank(check) if self._together else check()
         self._position = Position.from_dict(dict(state)).on(self._topology)
 
     def __iter__(self) -> Iterator[Batch]:

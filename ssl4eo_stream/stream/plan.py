@@ -19,7 +19,6 @@ CHUNK_LOCATIONS = 32
 """Consecutive locations of one shard that are read together (about 11 MB of four dates at q90)."""
 BLOCK_CHUNKS = 16
 """Chunks whose locations are mixed; two blocks bound a worker's memory."""
-STATE_VERSION = 2
 
 Interval = tuple[int, int]
 """Positions [start, stop) of an epoch's order."""
