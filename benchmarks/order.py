@@ -261,7 +261,8 @@ def main() -> None:
             speeds = [{**row, "link MB/s": megabytes} for row in speeds]
             print(table(speeds), flush=True)
             rows += speeds
-    path = write_result("order", question=QUESTION, repeats=options.repeats, rows=rows)
+    path = write_result("order", question=QUESTION,
+                        repeats=options.repeats if options.links else 1, rows=rows)  # fmt: skip
     print(path.name)
 
 
