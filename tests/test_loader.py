@@ -263,6 +263,7 @@ def test_what_is_no_data_set_says_so(shards, tmp_path):
         ({"workers": -1}, "workers is -1"),
         ({"rank": 0}, "given together"),
         ({"rank": 2, "world_size": 2}, "rank 2"),
+        ({"seed": 1 << 32}, "seed is 4294967296"),
     ],
 )
 def test_arguments_that_do_not_fit(shards, changes, message):

@@ -88,7 +88,7 @@ class StreamLoader:
         self._topology = Topology(world_size=world, workers=workers, batch_size=batch_size)
 
         def opened() -> tuple[list[Store], Catalog]:
-            self._topology.check(rank=self._rank)
+            self._topology.check(rank=self._rank, seed=seed)
             stores = [reading.store(each, options=storage_options) for each in urls]
             catalog = open_catalog(stores, urls, select)
             if len(catalog) < self._topology.global_batch:

@@ -9,6 +9,7 @@ batches of the intervals that are left, and its workers split that slice in turn
 every rank by construction, every location once, and less than one global batch left over.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,8 +118,10 @@ class Topology:
     batch_size: int
     """Locations per batch of one rank."""
 
-    def check(self, *, rank: int) -> None:
+    def check(self, *, rank: int, seed: int) -> None:
         """Raise ValueError where a number is out of its range."""
+        if not 0 <= seed < 1 << 32:
+            raise ValueError(f"seed is {seed}; it must be at least 0 and below 2^32.")
         for name, value, least in (
             ("batch_size", self.batch_size, 1),
             ("workers", self.workers, 0),
@@ -144,16 +147,26 @@ def length(intervals: tuple[Interval, ...]) -> int:
     return sum(stop - start for start, stop in intervals)
 
 
+def take_all(intervals: tuple[Interval, ...], slices: Iterable[Interval]) -> tuple[Interval, ...]:
+    """Return slices of the concatenated intervals, in one pass; they must not go backwards."""
+    taken = []
+    number = base = 0  # of the interval at hand, and of its first position in the concatenation
+    for start, stop in slices:
+        at = start
+        while at < stop:
+            first, last = intervals[number]
+            if base + last - first <= at:
+                number, base = number + 1, base + last - first
+                continue
+            end = min(stop, base + last - first)
+            taken.append((first + at - base, first + end - base))
+            at = end
+    return tuple(taken)
+
+
 def take(intervals: tuple[Interval, ...], start: int, stop: int) -> tuple[Interval, ...]:
     """Return the positions [start, stop) of the concatenated intervals, as intervals."""
-    taken = []
-    base = 0
-    for first, last in intervals:
-        low, high = max(start - base, 0), min(stop - base, last - first)
-        if low < high:
-            taken.append((first + low, first + high))
-        base += last - first
-    return tuple(taken)
+    return take_all(intervals, [(start, min(stop, length(intervals)))])
 
 
 def num_steps(intervals: tuple[Interval, ...], topology: Topology) -> int:
@@ -161,19 +174,24 @@ def num_steps(intervals: tuple[Interval, ...], topology: Topology) -> int:
     return length(intervals) // topology.global_batch
 
 
-def stream(
-    intervals: tuple[Interval, ...], topology: Topology, *, rank: int, worker: int
-) -> tuple[Interval, ...]:
-    """Return what one worker of one rank reads: a whole number of batches.
+def batches_of(steps: int, topology: Topology, *, rank: int, worker: int) -> Interval:
+    """Return which batches, counted over all ranks, one worker of one rank reads.
 
     Batch i of a rank comes from its worker i % streams, so the first workers read one batch more
     where the steps do not divide.
     """
-    steps, batch = num_steps(intervals, topology), topology.batch_size
     share, extra = divmod(steps, topology.streams)
     first = rank * steps + worker * share + min(worker, extra)
-    count = share + (worker < extra)
-    return take(intervals, first * batch, (first + count) * batch)
+    return first, first + share + (worker < extra)
+
+
+def stream(
+    intervals: tuple[Interval, ...], topology: Topology, *, rank: int, worker: int
+) -> tuple[Interval, ...]:
+    """Return what one worker of one rank reads: a whole number of batches."""
+    steps, batch = num_steps(intervals, topology), topology.batch_size
+    first, stop = batches_of(steps, topology, rank=rank, worker=worker)
+    return take(intervals, first * batch, stop * batch)
 
 
 def batches_done(steps: int, topology: Topology, *, worker: int) -> int:
@@ -196,16 +214,17 @@ class Position:
 
     def remaining(self) -> tuple[Interval, ...]:
         """Return the positions not yet handed out, merged and in order."""
+        topology, batch = self.topology, self.topology.batch_size
+        steps = num_steps(self.intervals, topology)
         left: list[Interval] = []
-        for rank in range(self.topology.world_size):
-            for worker in range(self.topology.streams):
-                mine = stream(self.intervals, self.topology, rank=rank, worker=worker)
-                done = batches_done(self.steps, self.topology, worker=worker)
-                left.extend(take(mine, done * self.topology.batch_size, length(mine)))
-        used = num_steps(self.intervals, self.topology) * self.topology.global_batch
-        left.extend(take(self.intervals, used, length(self.intervals)))
+        for rank in range(topology.world_size):
+            for worker in range(topology.streams):
+                first, stop = batches_of(steps, topology, rank=rank, worker=worker)
+                done = batches_done(self.steps, topology, worker=worker)
+                left.append(((first + done) * batch, stop * batch))
+        left.append((steps * topology.global_batch, length(self.intervals)))
         merged: list[Interval] = []
-        for start, stop in sorted(left):
+        for start, stop in take_all(self.intervals, left):
             if merged and merged[-1][1] == start:
                 merged[-1] = (merged[-1][0], stop)
             else:
