@@ -25,8 +25,8 @@ import torch
 from report import summary, table, write_result
 from torchvision.transforms.v2 import functional as tv
 
-from ssl4eo_stream.augment.geometry import crop, quick_resampling, resize
-from ssl4eo_stream.augment.radiometry import adjust, blur, gaussian, gray
+from ssl4eo_stream.augment.geometry import crop, resize, resize_bands
+from ssl4eo_stream.augment.radiometry import adjust, blur, gray
 from ssl4eo_stream.augment.views import MoCoViews, ViewParameters, apply
 from ssl4eo_stream.bands import S2C
 
@@ -155,16 +155,6 @@ def alternatives(
         for band in bands:
             cv2.convertScaleAbs(band, alpha=b * c, beta=b * (1 - c) * cv2.mean(band)[0])
 
-    def by_ipp(i: int, *, flip: bool) -> None:
-        with quick_resampling():
-            for patch, plane in zip(cut[i], out, strict=True):
-                resize(patch, out=plane, flip=flip)
-
-    def by_blur(i: int) -> None:
-        kernel = gaussian(sigmas[i])
-        for plane in stacked[i]:
-            blur(plane, kernel=kernel)
-
     def by_resize(i: int, flag: int) -> None:
         for patch, plane in zip(cut[i], out, strict=True):
             cv2.resize(patch, SIZE, dst=plane, interpolation=flag)
@@ -195,9 +185,9 @@ def alternatives(
     return {
         "crop, in use: slices": lambda i: crop(patches[i], box=drawn[i].box),
         "crop: contiguous copies": by_copies,
-        "resize, in use: cv2 bilinear through IPP": lambda i: by_ipp(i, flip=False),
-        "resize and mirror, in use": lambda i: by_ipp(i, flip=True),
-        "resize: cv2 bilinear, its own": lambda i: by_resize(i, cv2.INTER_LINEAR),
+        "resize, in use: four bands as channels, IPP": lambda i: resize_bands(cut[i], out=out),
+        "resize and mirror, in use": lambda i: resize_bands(cut[i], out=out, flip=True),
+        "resize: cv2 bilinear, band by band": lambda i: by_resize(i, cv2.INTER_LINEAR),
         "resize: cv2 INTER_LINEAR_EXACT": lambda i: by_resize(i, cv2.INTER_LINEAR_EXACT),
         "resize: cv2 bicubic": lambda i: by_resize(i, cv2.INTER_CUBIC),
         "adjust, in use: addWeighted at native size": lambda i: by_adjust(cut[i], i),
@@ -208,7 +198,7 @@ def alternatives(
         "adjust: convertScaleAbs at native size (wrong below 0)": lambda i: by_absolute(cut[i], i),
         "gray, in use: sum per grid, then resample": lambda i: gray(cut[i], out=out[0]),
         "gray: resample all bands, then mean": gray_after,
-        "blur, in use: sepFilter2D": by_blur,
+        "blur, in use: sepFilter2D": lambda i: blur(stacked[i], sigma=sigmas[i]),
         "blur: cv2.GaussianBlur": by_gaussian_blur,
     }
 

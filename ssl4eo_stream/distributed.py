@@ -130,14 +130,15 @@ def process_group(device: str) -> Iterator["torch.device"]:
     if "RANK" not in os.environ:
         yield chosen
         return
-    store, rank, world_size = next(torch.distributed.rendezvous("env://"))
+    group: Any = torch.distributed
+    store, number, ranks = next(group.rendezvous("env://"))
     # torchrun keeps its store when it begins the ranks anew; addresses of the dead would be found.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    torch.distributed.init_process_group(
+    group.init_process_group(
         "cpu:gloo,cuda:nccl" if cuda else "gloo",
-        store=torch.distributed.PrefixStore(f"{attempt}-of-{world_size}", store),
-        rank=rank,
-        world_size=world_size,
+        store=group.PrefixStore(f"{attempt}-of-{ranks}", store),
+        rank=number,
+        world_size=ranks,
     )
     try:
         yield chosen

@@ -1,7 +1,5 @@
 """Boxes lie inside the patch and on every grid; crops and resizes match the formula."""
 
-from contextlib import nullcontext
-
 import cv2
 import numpy as np
 import pytest
@@ -15,8 +13,8 @@ from ssl4eo_stream.augment.geometry import (
     common_cells,
     crop,
     draw_box,
-    quick_resampling,
     resize,
+    resize_bands,
 )
 
 ASPECT = (3 / 4, 4 / 3)
@@ -162,21 +160,30 @@ def test_resize_writes_in_place_into_a_slice():
     assert (buffer[[0, 2]] == 7).all()
 
 
-@pytest.mark.parametrize("quick", [False, True])
+SHAPES = {
+    "s2c": [(20, 31)] + [(120, 186)] * 3 + [(60, 93)] * 3 + [(120, 186), (60, 93)] + [(20, 31)] * 2
+    + [(60, 93)] * 2,
+    **{f"{n} bands": [(99, 93)] * n for n in range(1, 10)},
+    "tiny": [(1, 1)] * 3 + [(1, 7)] * 4,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("shape", [(120, 186), (20, 31), (1, 1), (1, 7), (300, 250)])
-def test_a_crop_is_resampled_and_mirrored_where_it_lies(shape, flip, quick):
-    whole = texture(shape[0] + 5, shape[1] + 9)
-    before = whole.copy()
-    patch = whole[2:-3, 4:-5]
-    buffer = np.full((3, 96, 112), 7, np.uint8)
-    with quick_resampling() if quick else nullcontext():
-        resize(patch, out=buffer[1], flip=flip)
-    rows, columns = oracle.bilinear_matrix(shape[0], 96), oracle.bilinear_matrix(shape[1], 112)
-    exact = rows @ patch.astype(float) @ columns.T
-    assert np.abs(buffer[1] - (exact[:, ::-1] if flip else exact)).max() <= 1.0
-    assert (buffer[[0, 2]] == 7).all()
-    np.testing.assert_array_equal(whole, before)
+@pytest.mark.parametrize("name", SHAPES)
+def test_bands_together_are_each_band_alone(name, flip):
+    whole = [texture(h + 5, w + 9, seed=c) for c, (h, w) in enumerate(SHAPES[name])]
+    patches = [each[2:-3, 4:-5] for each in whole]  # rows with a stride, as crops have
+    before = [each.copy() for each in whole]
+    buffer = np.full((len(patches) + 2, 96, 112), 7, np.uint8)
+    resize_bands(patches, out=buffer[1:-1], flip=flip)
+    assert (buffer[[0, -1]] == 7).all()
+    for each, was in zip(whole, before, strict=True):
+        np.testing.assert_array_equal(each, was)
+    for patch, plane in zip(patches, buffer[1:-1], strict=True):
+        rows = oracle.bilinear_matrix(patch.shape[0], 96)
+        columns = oracle.bilinear_matrix(patch.shape[1], 112)
+        exact = rows @ patch.astype(float) @ columns.T
+        assert np.abs(plane - (exact[:, ::-1] if flip else exact)).max() <= 1.0
 
 
 @pytest.mark.parametrize("setting", [False, True])
@@ -185,11 +192,11 @@ def test_settings_of_cv2_are_put_back(setting):
     try:
         cv2.ipp.setUseIPP_NotExact(setting)
         kept = cv2.ipp.useIPP_NotExact()  # False where cv2 has no IPP
-        with quick_resampling():
-            pass
+        out = np.empty((5, 32, 32), np.uint8)
+        resize_bands([texture(30, 30)] * 5, out=out)
         assert cv2.ipp.useIPP_NotExact() == kept
-        with pytest.raises(KeyError), quick_resampling():
-            raise KeyError
+        with pytest.raises(cv2.error):
+            resize_bands([np.empty((0, 3), np.uint8)], out=out[:1])
         assert cv2.ipp.useIPP_NotExact() == kept
     finally:
         cv2.ipp.setUseIPP_NotExact(before)

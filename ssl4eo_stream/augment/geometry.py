@@ -9,8 +9,7 @@ All arrays are uint8 and two-dimensional, one per band: H x W with rows from nor
 """
 
 import math
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -117,29 +116,68 @@ def resize(
     patch: UInt8[np.ndarray, "_ _"],
     *,
     out: UInt8[np.ndarray, "h w"],
-    flip: bool = False,
     interpolation: Interpolation = "bilinear",
 ) -> None:
-    """Resample a patch to the size of `out` and write it there, mirrored left to right if `flip`.
+    """Resample a patch to the size of `out` and write it there.
 
-    The mirror comes first, while there are fewer pixels: the two commute. `out` is C-contiguous;
-    cv2 writes to its memory without a copy.
+    `out` is C-contiguous; cv2 writes to its memory without a copy.
     """
     height, width = out.shape
-    source = cv2.flip(patch, 1) if flip else patch
-    cv2.resize(source, (width, height), dst=out, interpolation=FLAGS[interpolation])
+    cv2.resize(patch, (width, height), dst=out, interpolation=FLAGS[interpolation])
 
 
-@contextmanager
-def quick_resampling() -> Generator[None]:
-    """Let cv2 resample bytes with IPP, where it has it (x86); the setting is this thread's alone.
+def resize_bands(
+    patches: Sequence[UInt8[np.ndarray, "_ _"]],
+    *,
+    out: UInt8[np.ndarray, "c h w"],
+    flip: bool = False,
+) -> None:
+    """Resample every patch (bilinear) to its plane of `out`, mirrored left to right if `flip`.
 
-    cv2 keeps IPP back because its last bits differ from cv2's own. IPP takes three quarters of the
-    time and comes closer: 0.52 from the exact value at most, cv2 0.78.
+    Four patches of one shape go through cv2 as the channels of one image, which takes less time
+    than two of them alone, because its vector code wants neighbours in memory; three go with the
+    last one twice. The mirror comes first, while there are fewer pixels: the two commute.
+
+    Where cv2 has IPP (x86), it resamples bytes with it only if told that other last bits than its
+    own are welcome. They are: IPP is faster, and within 0.52 of the exact value where cv2 strays by
+    up to 0.78. That setting is this thread's alone, and is put back.
+
+    Args:
+        patches: One patch per band, of the same ground.
+        out: C-contiguous planes, one per patch; cv2 writes to their memory without a copy.
+        flip: Whether to mirror.
     """
+    shapes: dict[tuple[int, ...], list[int]] = {}
+    for channel, patch in enumerate(patches):
+        shapes.setdefault(patch.shape, []).append(channel)
     before = cv2.ipp.useIPP_NotExact()
     cv2.ipp.setUseIPP_NotExact(True)
     try:
-        yield
+        for channels in shapes.values():
+            for i in range(0, len(channels), 4):
+                group = channels[i : i + 4]
+                bands, planes = [patches[c] for c in group], [out[c] for c in group]
+                if len(group) > 2:
+                    _resize_together(bands, planes=planes, flip=flip)
+                    continue
+                for band, plane in zip(bands, planes, strict=True):
+                    resize(np.asarray(cv2.flip(band, 1)) if flip else band, out=plane)
     finally:
         cv2.ipp.setUseIPP_NotExact(before)
+
+
+def _resize_together(
+    patches: list[UInt8[np.ndarray, "_ _"]], *, planes: list[UInt8[np.ndarray, "h w"]], flip: bool
+) -> None:
+    """Resample three or four patches of one shape."""
+    missing = 4 - len(patches)
+    height, width = patches[0].shape
+    # One byte off, because cv2.merge writes the rows of an aligned image past the cache, which
+    # takes seven times as long.
+    image = np.empty(4 * height * width + 1, np.uint8)[1:].reshape(height, width, 4)
+    cv2.merge([*patches, *patches[-1:] * missing], dst=image)
+    if flip:
+        image = cv2.flip(image, 1)
+    height, width = planes[0].shape
+    image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    cv2.split(image, [*planes, *(np.empty_like(planes[0]) for _ in range(missing))])

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import UInt8
 
 BLUR_REACH = 3.0
 """Half width of the blur's kernel in standard deviations; cv2.GaussianBlur's own choice for uint8,
@@ -59,18 +59,16 @@ def gray(patches: Sequence[UInt8[np.ndarray, "_ _"]], *, out: UInt8[np.ndarray, 
     cv2.convertScaleAbs(total, alpha=1 / len(patches), dst=out)
 
 
-def gaussian(sigma: float) -> Float64[np.ndarray, "taps 1"]:
-    """Return the weights of a blur of `sigma` pixels, one alone where it would change no byte."""
-    if sigma < NO_BLUR:
-        return np.ones((1, 1))
-    return cv2.getGaussianKernel(round(2 * BLUR_REACH * sigma + 1) | 1, sigma)  # pyright: ignore[reportReturnType]
+def blur(planes: UInt8[np.ndarray, "c h w"], *, sigma: float) -> None:
+    """Blur every band in place with a Gaussian of `sigma` pixels, mirrored at the borders.
 
-
-def blur(plane: UInt8[np.ndarray, "h w"], *, kernel: Float64[np.ndarray, "taps 1"]) -> None:
-    """Blur a band in place with the weights that `gaussian` gave, mirrored at the borders.
-
-    The same weights as cv2.GaussianBlur(ksize=0), but through cv2.sepFilter2D, which computes in
-    float: about three times as fast (benchmarks/views.py), and within 0.51 of the exact value where
-    GaussianBlur's 8-bit weights stray by up to 1.6.
+    Same kernel as cv2.GaussianBlur(ksize=0), but through cv2.sepFilter2D, which computes in float:
+    about three times as fast (benchmarks/views.py), and within 0.51 of the exact value where
+    GaussianBlur's 8-bit coefficients stray by up to 1.6.
     """
-    cv2.sepFilter2D(plane, -1, kernel, kernel, dst=plane)
+    if sigma < NO_BLUR:
+        return
+    size = round(2 * BLUR_REACH * sigma + 1) | 1
+    kernel = cv2.getGaussianKernel(size, sigma)
+    for plane in planes:
+        cv2.sepFilter2D(plane, -1, kernel, kernel, dst=plane)
