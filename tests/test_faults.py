@@ -103,7 +103,10 @@ def test_head_is_asked_for_again_and_names_the_version(server):
 def test_warnings_are_held_back_but_counted(server, caplog):
     store = Store.open(server.url, retry=replace(IMPATIENT, warn_seconds=0.5))
     server.faults.append(Fault("status", times=FOREVER))
-    with caplog.at_level(logging.DEBUG), pytest.raises(StorageError, match="gave up"):
+    with (
+        caplog.at_level(logging.DEBUG, logger="ssl4eo_stream.retry"),
+        pytest.raises(StorageError, match="gave up"),
+    ):
         store.read("a.tar")
     told = [record.getMessage() for record in visible(caplog)]
     everything = [r for r in caplog.records if r.name == "ssl4eo_stream.retry"]

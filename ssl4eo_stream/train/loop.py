@@ -201,7 +201,8 @@ class Trainer(Generic[M]):
             FloatingPointError: The loss is not finite on some rank.
         """
         steps, seconds = self.step - self._recorded[0], time.monotonic() - self._recorded[1]
-        wait = torch.tensor(self.loader.stats()["wait_share"], device=self.device)
+        stats = self.loader.stats()
+        wait = torch.tensor(stats["wait_share"], device=self.device)
         names = ["loss", "wait_share", *self.method.metrics]
         numbers = [self._loss_sum / steps, wait, *self.method.metrics.values()]
         means = distributed.mean(torch.stack([number.float() for number in numbers])).tolist()
@@ -213,7 +214,7 @@ class Trainer(Generic[M]):
         if self.report:
             epoch = (self.step - 1) // len(self.loader)
             self.report.write(self.step, epoch=epoch, seconds_per_step=seconds / steps,
-                              values=values)  # fmt: skip
+                              values=values, stats=stats)  # fmt: skip
         self._loss_sum.zero_()
         self._recorded = self.step, time.monotonic()
 
