@@ -38,6 +38,7 @@ def write_lmdb(path: Path, locations: Iterable[UInt8[np.ndarray, "4 c h w"]]) ->
         locations: Every location's four dates, all bands at 10 m.
     """
     count = 0
+    path.parent.mkdir(parents=True, exist_ok=True)
     with lmdb.open(str(path), map_size=1 << 40) as database, database.begin(write=True) as rows:
         for row in locations:
             rows.put(str(count).encode(), pickle.dumps((row.tobytes(), row.shape)))
