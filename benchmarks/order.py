@@ -35,7 +35,7 @@ from ssl4eo_stream.augment.views import MoCoViews
 from ssl4eo_stream.shard.manifest import INDEX, Index
 from ssl4eo_stream.store import coalesce
 from ssl4eo_stream.stream import fetch as fetch_module
-from ssl4eo_stream.stream import loader as loader_module
+from ssl4eo_stream.stream import work as work_module
 from ssl4eo_stream.stream.fetch import REMOTE_GAP_BYTES, REQUEST_BYTES
 from ssl4eo_stream.stream.mixing import distinct_groups, mean_distance, meet_again, rank_batches
 from ssl4eo_stream.stream.plan import BLOCK_CHUNKS, CHUNK_LOCATIONS, Topology, order
@@ -178,14 +178,14 @@ def calculated(full: FullIndex) -> list[dict[str, object]]:
 @contextmanager
 def ordered_by(setting: Setting) -> Iterator[None]:
     """Let loaders without workers read as the setting says."""
-    loader_module.order = partial(
+    work_module.order = partial(
         order, chunk_locations=setting.chunk, block_chunks=setting.block
     )  # fmt: skip
     fetch_module.REMOTE_GAP_BYTES = setting.gap_bytes
     try:
         yield
     finally:
-        loader_module.order = order
+        work_module.order = order
         fetch_module.REMOTE_GAP_BYTES = REMOTE_GAP_BYTES
 
 

@@ -24,6 +24,7 @@ from report import summary, table, write_result
 from ssl4eo_stream import StreamLoader
 from ssl4eo_stream.augment.views import MoCoViews
 from ssl4eo_stream.stream.plan import Position, Topology, num_steps
+from ssl4eo_stream.stream.work import passes
 
 LOCATIONS = 251_079
 """Locations of SSL4EO-S12 (Wang et al. 2023, section III)."""
@@ -93,7 +94,9 @@ def plan_seconds(loader: StreamLoader, state: Mapping[str, Any]) -> float:
     """Return the seconds from a state to the workers' lists of work."""
     start = time.perf_counter()
     loader.load_state_dict(state)
-    loader._works(loader._position)
+    first = next(passes(loader._position, loader._catalog, seed=loader.seed, rank=loader._rank))
+    for worker in range(loader._topology.streams):
+        first.work(worker)
     return time.perf_counter() - start
 
 

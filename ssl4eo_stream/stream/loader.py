@@ -2,7 +2,7 @@
 
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -18,12 +18,7 @@ from ssl4eo_stream.stream.clock import Clock
 from ssl4eo_stream.stream.plan import (
     Position,
     Topology,
-    batches_done,
-    length,
     num_steps,
-    order,
-    stream,
-    take,
 )
 from ssl4eo_stream.stream.pool import InProcess, Pool, Rendered
 from ssl4eo_stream.stream.quarantine import Quarantine
@@ -31,14 +26,15 @@ from ssl4eo_stream.stream.select import Selection
 from ssl4eo_stream.stream.setup import Reading, Setup, Views
 from ssl4eo_stream.stream.state import check_state, place
 from ssl4eo_stream.stream.together import agree, on_every_rank
-from ssl4eo_stream.stream.work import Work
+from ssl4eo_stream.stream.work import passes
 
 
 class StreamLoader:
     """Streams folders of shards, every sample once an epoch, in an order of the seed alone.
 
-    An iterator goes over what is left of the current epoch; when it is exhausted the next begins.
-    Leaving an iterator early loses nothing: the next one goes on behind the batches handed out.
+    An iterator goes over what is left of the current epoch; when it is exhausted the next begins,
+    whose first batches the workers have by then. Leaving an iterator early loses nothing: the next
+    one goes on behind the batches handed out.
     In a torch.distributed group all ranks make their loaders and begin their epochs together, and
     where that fails on one, it fails on all, with the reason.
 
@@ -116,6 +112,8 @@ class StreamLoader:
             if workers
             else InProcess(self._setup, shapes=self._shapes)
         )
+        self._flow: Generator[Rendered] | None = None  # the pool's batches, without end
+        self._next: Position | None = None  # where that stands
         weakref.finalize(self, self._pool.close)
         self._clock = Clock()
         self._wait_seconds, self._window_start = 0.0, time.perf_counter()
@@ -159,8 +157,7 @@ class StreamLoader:
         return len(self._catalog) // self._topology.global_batch
 
     def _start_of(self, epoch: int) -> Position:
-        everything = ((0, len(self._catalog)),)
-        return Position(epoch=epoch, intervals=everything, topology=self._topology, steps=0)
+        return Position.start(epoch, samples=len(self._catalog), topology=self._topology)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the place behind the batches handed out: JSON-able, the same on every rank."""
@@ -183,42 +180,39 @@ class StreamLoader:
         self._position = Position.from_dict(dict(state)).on(self._topology)
 
     def __iter__(self) -> Iterator[Batch]:
-        position = self._position
-        stop = num_steps(position.intervals, position.topology)
-        self._check(position, stop)
-        batches = self._pool.batches(self._works(position), first=position.steps, stop=stop)
+        start = here = self._position
+        stop = num_steps(start.intervals, start.topology)
+        self._check(start, stop)
+        for step in range(start.steps, stop):
+            if self._position is not here:
+                raise RuntimeError(
+                    "The loader has been set to another place, or has another iterator by now. "
+                    "Go on with that one, or begin a new one."
+                )
+            batch = self._batch(here)
+            self._position = self._next = here = replace(start, steps=step + 1)
+            yield batch
+            del batch  # or its slot of the ring would be held while the next one is asked for
+        self._position = self._start_of(start.epoch + 1)
+        if self._next == here:
+            self._next = self._position
+
+    def _batch(self, place: Position) -> Batch:
+        """Return the batch at a place, which the workers may have in hand already."""
+        if self._next != place:
+            self._flow = self._next = None  # takes back what they have in hand
+            ahead = passes(place, self._catalog, seed=self.seed, rank=self._rank)
+            self._flow, self._next = self._pool.batches(ahead), place
+        assert self._flow is not None
+        asked = time.perf_counter()
         try:
-            for step in range(position.steps, stop):
-                asked = time.perf_counter()
-                batch = self._batch(next(batches), epoch=position.epoch)
-                self._wait_seconds += time.perf_counter() - asked
-                self._position = replace(position, steps=step + 1)
-                yield batch
-                del batch  # or its slot of the ring would be held while the next one is asked for
-            next(batches, None)
-        finally:
-            batches.close()
-        self._position = self._start_of(position.epoch + 1)
-
-    def _works(self, position: Position) -> list[Work]:
-        """Return what each of this rank's workers has yet to read."""
-        canonical = order(
-            self._catalog.shards, seed=self.seed, epoch=position.epoch,
-            locations=self._catalog.locations,
-        )  # fmt: skip
-        works = []
-        for worker in range(self._topology.streams):
-            mine = stream(position.intervals, self._topology, rank=self._rank, worker=worker)
-            done = batches_done(position.steps, self._topology, worker=worker)
-            rest = take(mine, done * self._topology.batch_size, length(mine))
-            works.append(
-                Work.make(self._catalog, canonical, rest, seed=self.seed, epoch=position.epoch)
-            )
-        return works
-
-    def _batch(self, rendered: Rendered, *, epoch: int) -> Batch:
+            rendered = next(self._flow)
+        except BaseException:
+            self._flow = self._next = None
+            raise
+        self._wait_seconds += time.perf_counter() - asked
         self._clock.add(rendered.samples.clock)
-        self._quarantine.add(rendered.samples.replaced, epoch=epoch)
+        self._quarantine.add(rendered.samples.replaced, epoch=place.epoch)
         return as_batch(rendered, shapes=self._shapes)
 
     def _check(self, position: Position, stop: int) -> None:
@@ -269,6 +263,7 @@ class StreamLoader:
     def close(self) -> None:
         """End the workers; batches still held stay valid."""
         self._pool.close()
+        self._flow = self._next = None
 
     def __enter__(self) -> "StreamLoader":
         return self

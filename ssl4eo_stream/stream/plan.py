@@ -212,6 +212,11 @@ class Position:
     steps: int
     """Steps taken since."""
 
+    @classmethod
+    def start(cls, epoch: int, *, samples: int, topology: Topology) -> "Position":
+        """Return the start of an epoch."""
+        return cls(epoch=epoch, intervals=((0, samples),), topology=topology, steps=0)
+
     def remaining(self) -> tuple[Interval, ...]:
         """Return the positions not yet handed out, merged and in order."""
         topology, batch = self.topology, self.topology.batch_size

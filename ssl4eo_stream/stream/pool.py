@@ -1,9 +1,10 @@
 """Where batches are filled: in this process, or in workers that share a ring of slots with it.
 
-Both are generators of `Rendered` over the steps of one epoch, one batch of each stream in turn.
+Both turn passes over epochs into `Rendered`, step by step, one batch of each stream in turn.
 """
 
-from collections.abc import Callable, Generator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from jaxtyping import UInt8
 from ssl4eo_stream.stream.reader import Reader, Samples
 from ssl4eo_stream.stream.ring import Ring, Shape, layout, views_of
 from ssl4eo_stream.stream.setup import Setup
-from ssl4eo_stream.stream.work import Work
+from ssl4eo_stream.stream.work import Pass
 from ssl4eo_stream.stream.worker import Fill, Filled, Start, Worker
 
 BATCHES_AHEAD = 2
@@ -36,17 +37,18 @@ class InProcess:
         self._reader = Reader(setup)
         self._shapes, self._batch_size = shapes, setup.batch_size
 
-    def batches(self, works: list[Work], *, first: int, stop: int) -> Generator[Rendered]:
-        """Yield the batches of the steps [first, stop); `works` holds the one stream."""
+    def batches(self, passes: Iterator[Pass]) -> Generator[Rendered]:
+        """Yield the batches of pass after pass; each has one stream."""
         _, num_bytes = layout(self._shapes, batch_size=self._batch_size)
-        self._reader.start(works[0])
         try:
-            for _ in range(first, stop):
-                memory = np.empty(num_bytes, np.uint8)
-                out = views_of(memory, self._shapes, batch_size=self._batch_size)
-                samples = self._reader.fill(out)
-                yield Rendered(memory=memory, samples=samples)
-                del memory, out
+            for each in passes:
+                self._reader.start(each.work(0))
+                for _ in range(each.first, each.stop):
+                    memory = np.empty(num_bytes, np.uint8)
+                    out = views_of(memory, self._shapes, batch_size=self._batch_size)
+                    samples = self._reader.fill(out)
+                    yield Rendered(memory=memory, samples=samples)
+                    del memory, out
         finally:
             self._reader.close()
 
@@ -83,6 +85,9 @@ class Pool:
         self._workers: list[Worker] = []
         self._ring: Ring | None = None
         self._in_flight = [0] * workers
+        self._passes: deque[Pass] = deque()  # the one at hand, and the next
+        self._begun = [0] * workers  # how many of them each worker has been given
+        self._left = [0] * workers  # batches not yet asked for, of the last it has been given
 
     def _start(self) -> Ring:
         # Beside the batches in work, the trainer holds one batch and asks for the next.
@@ -104,33 +109,36 @@ class Pool:
         """Process ids of the workers; none before the first batch is asked for."""
         return [worker.pid for worker in self._workers]
 
-    def batches(self, works: list[Work], *, first: int, stop: int) -> Generator[Rendered]:
-        """Yield the batches of the steps [first, stop), step i from worker i % workers.
+    def batches(self, passes: Iterator[Pass]) -> Generator[Rendered]:
+        """Yield the batches of pass after pass, step i from worker i % workers.
+
+        A worker that has no more to do in one pass goes on with the next, so that the first batches
+        of an epoch lie ready when the last ones of the epoch before it have been taken.
 
         Raises:
             Exception: Whatever stopped a worker; all of them are ended then.
         """
         ring = self._ring or self._start()
+        self._passes = deque([next(passes), next(passes)])
+        self._begun, self._left = [0] * self._num_workers, [0] * self._num_workers
         try:
-            for worker, work in zip(self._workers, works, strict=True):
-                worker.send(work)
-            left = [len(work) // self._setup.batch_size for work in works]
-            for _ in range(BATCHES_AHEAD):
-                for number in range(self._num_workers):
-                    self._ask(number, left, ring)
-            for step in range(first, stop):
-                number = step % self._num_workers
-                filled = self._receive(number)
-                # A trainer that keeps batches gets memory of its own; the ring must go round.
-                spare = ring.num_free + sum(self._in_flight)
-                lend = ring.lend if spare >= self._num_workers * BATCHES_AHEAD else ring.copy
-                memory = lend(filled.slot)
-                self._ask(number, left, ring)
-                rendered = Rendered(memory=memory, samples=filled.samples)
-                del memory
-                yield rendered
-                del rendered
-            # Nothing is in flight now: every stream was read to its end.
+            while True:
+                for _ in range(BATCHES_AHEAD):
+                    for number in range(self._num_workers):
+                        self._ask(number, ring)
+                for step in range(self._passes[0].first, self._passes[0].stop):
+                    number = step % self._num_workers
+                    filled = self._receive(number)
+                    # A trainer that keeps batches gets memory of its own; the ring must go round.
+                    spare = ring.num_free + sum(self._in_flight)
+                    lend = ring.lend if spare >= self._num_workers * BATCHES_AHEAD else ring.copy
+                    rendered = Rendered(memory=lend(filled.slot), samples=filled.samples)
+                    self._ask(number, ring)
+                    yield rendered
+                    del rendered
+                self._passes.popleft()
+                self._passes.append(next(passes))
+                self._begun = [begun - 1 for begun in self._begun]
         except GeneratorExit:
             self._drain(ring)
             raise
@@ -138,13 +146,22 @@ class Pool:
             self.close()
             raise
 
-    def _ask(self, number: int, left: list[int], ring: Ring) -> None:
-        if left[number]:
+    def _ask(self, number: int, ring: Ring) -> None:
+        """Ask a worker for its next batch, of this pass or the next, unless it has enough."""
+        if self._in_flight[number] >= BATCHES_AHEAD:
+            return
+        while not self._left[number] and self._begun[number] < len(self._passes):
+            work = self._passes[self._begun[number]].work(number)
+            self._begun[number] += 1
+            self._left[number] = len(work) // self._setup.batch_size
+            if self._left[number]:
+                self._workers[number].send(work)
+        if self._left[number]:
             slot = ring.acquire()
             assert slot is not None, "at most two slots are lent at a time"
             self._workers[number].send(Fill(slot=slot))
             self._in_flight[number] += 1
-            left[number] -= 1
+            self._left[number] -= 1
 
     def _receive(self, number: int) -> Filled:
         filled = self._workers[number].receive()
@@ -152,7 +169,7 @@ class Pool:
         return filled
 
     def _drain(self, ring: Ring) -> None:
-        """Take back the slots of an epoch that was left early."""
+        """Take back the slots of batches that nobody will ask for."""
         try:
             for number in range(self._num_workers):
                 while self._in_flight[number]:
@@ -164,6 +181,7 @@ class Pool:
     def close(self) -> None:
         """End the workers and let the ring go."""
         workers, self._workers = self._workers, []
+        self._in_flight = [0] * self._num_workers
         for worker in workers:
             worker.hang_up()
         for worker in workers:

@@ -1,12 +1,24 @@
 """What one worker reads in an epoch: a table of members, and which of them each sample needs."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from jaxtyping import Int32, Int64, UInt32
 
 from ssl4eo_stream.stream.catalog import Catalog
-from ssl4eo_stream.stream.plan import Interval, Order
+from ssl4eo_stream.stream.plan import (
+    Interval,
+    Order,
+    Position,
+    batches_done,
+    length,
+    num_steps,
+    order,
+    stream,
+    take,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,3 +88,40 @@ class Work:
             lengths=np.stack(lengths, axis=1),
             crc32c=np.stack(crc32c, axis=1),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """What is left of one epoch, for one rank."""
+
+    first: int
+    """The step it begins with."""
+    stop: int
+    """The step it ends before."""
+    work: Callable[[int], Work]
+    """Stream of batches -> what it has yet to read; worked out when it is called."""
+
+
+def passes(position: Position, catalog: Catalog, *, seed: int, rank: int) -> Iterator[Pass]:
+    """Yield what is left of the epoch at `position`, then every epoch after it, without end."""
+    while True:
+        yield _pass(position, catalog, seed=seed, rank=rank)
+        position = Position.start(
+            position.epoch + 1, samples=len(catalog), topology=position.topology
+        )
+
+
+def _pass(position: Position, catalog: Catalog, *, seed: int, rank: int) -> Pass:
+    intervals, topology, epoch = position.intervals, position.topology, position.epoch
+
+    @cache
+    def canonical() -> Order:
+        return order(catalog.shards, seed=seed, epoch=epoch, locations=catalog.locations)
+
+    def work(worker: int) -> Work:
+        mine = stream(intervals, topology, rank=rank, worker=worker)
+        done = batches_done(position.steps, topology, worker=worker) * topology.batch_size
+        rest = take(mine, done, length(mine))
+        return Work.make(catalog, canonical(), rest, seed=seed, epoch=epoch)
+
+    return Pass(first=position.steps, stop=num_steps(intervals, topology), work=work)
