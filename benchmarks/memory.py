@@ -1,99 +1,92 @@
-"""How much memory does a loader worker need over an epoch of many shards?
+"""Do memory, open files and threads of a loader stay the same from epoch to epoch?
 
-Run: `python benchmarks/memory.py --data TREE`, TREE being Sentinel-2 L1C as published. The tree's
-locations are linked again and again under new ids, four dates each, until they fill the shards
-asked for; that data set is built in a scratch folder, streamed for one epoch, and removed. The
-resident set of every worker is read twice a second; the peak is the kernel's own (VmHWM), so none
-is missed.
+Run: `python benchmarks/memory.py --data TREE`, TREE being Sentinel-2 L1C as published, or the
+folder of one shard of 512 locations of it.
+
+One shard of the tree's patches is repeated (`replicas.py`) until the data set is as long as asked
+for, and streamed for some epochs from a folder and over HTTP (`link.py`). At the end of every epoch
+the trainer's process and every worker tell the memory that they share with nobody (the kernel's
+Private_Clean and Private_Dirty), their open files and threads. Of workers the largest is given. The
+ring of batches is shared by all, counted once, and its size follows from the batch.
 """
 
 import argparse
-import statistics
+import os
 import tempfile
-import threading
-from itertools import cycle, islice
+from contextlib import nullcontext
 from pathlib import Path
 
+from link import link
+from replicas import SAMPLES_PER_SHARD, one_shard, replicate
 from report import table, write_result
 
 from ssl4eo_stream import StreamLoader
 from ssl4eo_stream.augment.views import MoCoViews
-from ssl4eo_stream.shard.build import build
+from ssl4eo_stream.stream.pool import BATCHES_AHEAD
+from ssl4eo_stream.stream.ring import layout
 
-DATES = 4
-
-
-def linked_tree(tree: Path, root: Path, *, locations: int) -> Path:
-    """Fill a folder with links to a tree's acquisitions, four dates for each location."""
-    acquisitions = cycle(sorted(path.parent for path in tree.glob("*/*/B1.tif")))
-    for location in range(locations):
-        folder = root / "s2c" / f"{location:07d}"
-        folder.mkdir(parents=True)
-        for date, source in enumerate(islice(acquisitions, DATES)):
-            (folder / f"2020{3 * date + 1:02d}01_T31TFJ").symlink_to(source.resolve())
-    return root
+QUESTION = "Do memory, open files and threads of a loader stay the same from epoch to epoch?"
 
 
-def resident_megabytes(pid: int, field: str) -> float:
-    """Return a process's VmRSS (now) or VmHWM (peak)."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024 / 1e6
+def private_megabytes(pid: int) -> float:
+    """Return the memory that a process shares with no other."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) * 1024 / 1e6
+
+
+def held(pid: int) -> dict[str, float]:
+    """Return what a process holds."""
+    return {
+        "private MB": round(private_megabytes(pid), 1),
+        "open files": len(list(Path(f"/proc/{pid}/fd").iterdir())),
+        "threads": len(list(Path(f"/proc/{pid}/task").iterdir())),
+    }
+
+
+def epochs_of(url: str, place: str, *, options: argparse.Namespace) -> list[dict[str, object]]:
+    """Return a row for every epoch."""
+    rows = []
+    views = MoCoViews(size=224)
+    with StreamLoader(
+        url, views=views, batch_size=options.batch_size, workers=options.workers
+    ) as loader:
+        _, slot_bytes = layout(views.shapes(loader.channels), batch_size=options.batch_size)
+        ring = (options.workers * BATCHES_AHEAD + 2) * slot_bytes / 1e6
+        for epoch in range(options.epochs):
+            samples = sum(len(batch.keys) for batch in loader)
+            trainer = held(os.getpid())
+            workers = [held(pid) for pid in loader.worker_pids]
+            row: dict[str, object] = {"from": place, "epoch": epoch + 1, "samples": samples}
+            row |= {f"trainer: {what}": value for what, value in trainer.items()}
+            row |= {f"worker: {what}": max(each[what] for each in workers) for what in trainer}
+            rows.append(row | {"ring MB": round(ring)})
+            print(table(rows[-1:]), flush=True)
+    return rows
 
 
 def main() -> None:
     """Build, stream, print and write."""
-    parser = argparse.ArgumentParser(description="Resident set of loader workers over an epoch.")
-    parser.add_argument("--data", type=Path, required=True, help="tree of GeoTIFFs")
-    parser.add_argument("--shards", type=int, default=20)
-    parser.add_argument("--samples-per-shard", type=int, default=512)
-    parser.add_argument("--codec", default="jpeg:75")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--scratch", type=Path, default=None, help="where about 2 GB are free")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
-        source, dest = Path(scratch) / "tree", Path(scratch) / "shards"
-        locations = options.shards * options.samples_per_shard
-        linked_tree(options.data, source, locations=locations)
-        build(source, dest, product="s2c", codec=options.codec,
-              samples_per_shard=options.samples_per_shard, workers=2)  # fmt: skip
-        curve: list[float] = []
-        done = threading.Event()
-        with StreamLoader(
-            str(dest), views=MoCoViews(size=224), batch_size=64, workers=options.workers
-        ) as loader:
-
-            def watch() -> None:
-                while not done.wait(0.5):
-                    curve.extend(resident_megabytes(pid, "VmRSS") for pid in loader.worker_pids)
-
-            watcher = threading.Thread(target=watch)
-            watcher.start()
-            try:
-                samples = sum(len(batch.keys) for batch in loader)
-            finally:
-                done.set()
-                watcher.join()
-            peaks = [resident_megabytes(pid, "VmHWM") for pid in loader.worker_pids]
-            stats = loader.stats()
-    row = {
-        "shards": options.shards,
-        "locations": samples,
-        "dates": DATES,
-        "codec": options.codec,
-        "workers": options.workers,
-        "peak MB": round(max(peaks)),
-        "median MB": round(statistics.median(curve)),
-        "readings": len(curve),
-        "samples/s": round(stats["samples_per_second"], 1),
-    }
-    print(table([row]))
-    path = write_result(
-        "memory",
-        question="How much memory does a loader worker need over an epoch of many shards?",
-        repeats=1,
-        rows=[row],
+    parser = argparse.ArgumentParser(description=QUESTION)
+    parser.add_argument(
+        "--data", type=Path, required=True, help="tree of GeoTIFFs, or one shard of it"
     )
-    print(path.name)
+    parser.add_argument("--codec", default="jpeg:75", help="of a tree")
+    parser.add_argument("--shards", type=int, default=4, help=f"of {SAMPLES_PER_SHARD} locations")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--scratch", type=Path, default=None, help="where about 200 MB are free")
+    options = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
+        one = one_shard(options.data, Path(scratch), codec=options.codec)
+        dest = replicate(one, Path(scratch) / "shards", shards=options.shards)
+        served = link(dest, latency_seconds=0.0, bytes_per_second=1e10)
+        for place, server in (("folder", nullcontext(dest.as_uri())), ("HTTP", served)):
+            with server as url:
+                rows += epochs_of(url, place, options=options)
+    print(table(rows))
+    print(write_result("memory", question=QUESTION, repeats=1, rows=rows).name)
 
 
 if __name__ == "__main__":

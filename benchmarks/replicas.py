@@ -6,11 +6,11 @@ costs the same when its shards are links to one file, whose index rows are repea
 
 import hashlib
 from dataclasses import replace
+from itertools import cycle, islice
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from memory import linked_tree
 
 from ssl4eo_stream.sample import location_key
 from ssl4eo_stream.shard.build import build
@@ -18,6 +18,18 @@ from ssl4eo_stream.shard.manifest import INDEX, MANIFEST, Manifest, index_bytes,
 from ssl4eo_stream.shard.source import product_folder
 
 SAMPLES_PER_SHARD = 512
+DATES = 4
+
+
+def linked_tree(tree: Path, root: Path, *, locations: int) -> Path:
+    """Fill a folder with links to a tree's acquisitions, four dates for each location."""
+    acquisitions = cycle(sorted(path.parent for path in tree.glob("*/*/B1.tif")))
+    for location in range(locations):
+        folder = root / "s2c" / f"{location:07d}"
+        folder.mkdir(parents=True)
+        for date, source in enumerate(islice(acquisitions, DATES)):
+            (folder / f"2020{3 * date + 1:02d}01_T31TFJ").symlink_to(source.resolve())
+    return root
 
 
 def one_shard(data: Path, scratch: Path, *, codec: str) -> Path:

@@ -27,7 +27,8 @@ from torchvision.transforms.v2 import functional as tv
 
 from ssl4eo_stream.augment.geometry import crop, resize, resize_bands
 from ssl4eo_stream.augment.radiometry import adjust, blur, gray
-from ssl4eo_stream.augment.views import MoCoViews, ViewParameters, apply
+from ssl4eo_stream.augment.view import ViewParameters, apply
+from ssl4eo_stream.augment.views import MoCoViews
 from ssl4eo_stream.bands import S2C
 
 VIEWS = MoCoViews()

@@ -58,7 +58,7 @@ class Threads:
         ]  # fmt: skip
 
         def run(worker: int) -> None:
-            self.readers[worker].start(works[worker])
+            self.readers[worker].add(works[worker])
             for _ in range(len(works[worker]) // BATCH):
                 self.readers[worker].fill(self.out[worker])
             self.readers[worker].close()

@@ -6,7 +6,7 @@ Ours: not yet measured
 """
 
 from ssl4eo_stream.augment.views import MoCoViews
-from ssl4eo_stream.backbones import backbone
+from ssl4eo_stream.backbones import resnet
 from ssl4eo_stream.methods.moco import MoCo, MoCoConfig
 from ssl4eo_stream.train.loop import train
 from ssl4eo_stream.train.optimizer import Optimizer
@@ -15,6 +15,7 @@ from ssl4eo_stream.train.schedule import Schedule
 
 RUN = Run(
     name="moco_rn50",
+    backbone="resnet50",
     views=MoCoViews(size=224),
     method=MoCoConfig(dim=128, queue=65_536, momentum=0.999, temperature=0.2, batch_norm_groups=4),
     optimizer=Optimizer(lr=0.03, momentum=0.9, weight_decay=1e-4),
@@ -26,7 +27,7 @@ RUN = Run(
 
 def build(run: Run[MoCoConfig], channels: int) -> MoCo:
     """Assemble the model that this recipe trains."""
-    return MoCo(backbone("resnet50", in_channels=channels), run.method)
+    return MoCo(resnet(run.backbone, in_channels=channels), run.method)
 
 
 if __name__ == "__main__":

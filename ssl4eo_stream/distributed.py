@@ -38,6 +38,12 @@ def world_size() -> int:
     return group.get_world_size() if group else 1
 
 
+def has_nccl() -> bool:
+    """Return whether processes exchange CUDA tensors."""
+    group = _group()
+    return group is not None and "nccl" in group.get_backend_config()
+
+
 def barrier() -> None:
     """Wait until every rank is here."""
     if group := _group():
@@ -95,6 +101,15 @@ def mean(tensor: "Tensor") -> "Tensor":
     total = tensor.clone()
     group.all_reduce(total)
     return total / group.get_world_size()
+
+
+def mean_with_gradient(tensor: "Tensor") -> "Tensor":
+    """Return the elementwise mean of every rank's `tensor`; gradients flow back to every rank's."""
+    import torch.distributed.nn.functional
+
+    if _group() is None:
+        return tensor
+    return torch.distributed.nn.functional.all_reduce(tensor) / world_size()
 
 
 def maximum(values: list[int]) -> list[int]:

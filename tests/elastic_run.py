@@ -43,7 +43,13 @@ class Seen(nn.Module):
         self.seen += torch.bincount(distributed.gather_rows(first), minlength=len(self.seen))
         return self.backbone(views[0].float().mean((2, 3)) / 255).square().mean()
 
-    def after_step(self, progress: float) -> None:  # noqa: ARG002 - nothing depends on it
+    def before_step(self, *, epoch: float, epochs: int) -> None:
+        """Get ready for a step: nothing depends on when it is."""
+
+    def before_update(self) -> None:
+        """Leave the gradients."""
+
+    def after_step(self) -> None:
         """Count the step."""
         self.steps += 1
 
@@ -58,6 +64,7 @@ def ids_of(view):
 RUN = Run(
     name="elastic",
     views=MoCoViews(size=8, jitter_probability=0.0, gray_probability=0.0, blur_probability=0.0),
+    backbone="resnet18",
     method=Counting(),
     optimizer=Optimizer(lr=0.01),
     schedule=Schedule(every="epoch"),

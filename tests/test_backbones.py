@@ -2,13 +2,13 @@ import pytest
 import torch
 from torch import nn
 
-from ssl4eo_stream.backbones import backbone, to_input
+from ssl4eo_stream.backbones import resnet, to_input
 
 
 @pytest.mark.parametrize("channels", [2, 13])
 def test_resnet50(channels):
     torch.manual_seed(0)
-    network = backbone("resnet50", in_channels=channels)
+    network = resnet("resnet50", in_channels=channels)
     assert network.num_features == 2048
     with torch.no_grad():
         assert network(torch.rand(2, channels, 32, 32)).shape == (2, 2048)
@@ -19,7 +19,7 @@ def test_resnet50(channels):
 
 def test_resnet50_starts_as_the_published_runs():
     torch.manual_seed(0)
-    network = backbone("resnet50", in_channels=13)
+    network = resnet("resnet50", in_channels=13)
     convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
     assert len(convolutions) == 53
     first, *others = convolutions

@@ -16,7 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from ssl4eo_stream.augment.device import DeviceViews
 from ssl4eo_stream.augment.geometry import Box
 from ssl4eo_stream.augment.native import NativeViews
-from ssl4eo_stream.augment.views import MoCoViews, ViewParameters, apply
+from ssl4eo_stream.augment.view import ViewParameters, apply
+from ssl4eo_stream.augment.views import MoCoViews
 from ssl4eo_stream.bands import S1, S2A, S2C
 from ssl4eo_stream.shard.quantize import to_bytes
 from ssl4eo_stream.shard.source import read_location, read_patch
@@ -36,12 +37,17 @@ DTYPES = [torch.float32, torch.float16]
 
 
 @dataclass(frozen=True)
-class OneView:
+class SameView:
     """Always the same view."""
 
     parameters: ViewParameters
     size: tuple[int, int]
     num_views: int = 1
+    interpolation: str = "bilinear"
+
+    @property
+    def each(self):
+        return (self,)
 
     def shapes(self, num_channels):
         return ((num_channels, *self.size),)
@@ -88,7 +94,7 @@ def both_ways(views, patches, *, seeds, **options):
 
 def rendered(parameters, planes, *, size=(56, 56), **options):
     """One view of given parameters, by the device's code."""
-    return both_ways(OneView(parameters, size), [planes], seeds=[0], **options)[0][0]
+    return both_ways(SameView(parameters, size), [planes], seeds=[0], **options)[0][0]
 
 
 def real_patches(folder):

@@ -1,6 +1,7 @@
 """From epoch to epoch: workers go on by themselves, wherever iterators begin and end."""
 
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -97,3 +98,19 @@ def test_an_iterator_that_another_has_overtaken_says_so(shards, workers):
         loader.epoch = 3
         with pytest.raises(RuntimeError, match="set to another place"):
             next(new)
+
+
+def held(pid):
+    return [len(list(Path(f"/proc/{pid}/{what}").iterdir())) for what in ("fd", "task")]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
+def test_open_files_and_threads_do_not_pile_up(shards):
+    with http_server(shards) as server, make(server.url, workers=2) as loader:
+        counts = []
+        for _ in range(8):
+            list(loader)
+            counts.append([sum(held(pid)) for pid in loader.worker_pids])
+    most = [max(epoch) for epoch in counts]
+    # connections are kept and threads come and go, hence not to the last one
+    assert max(most[4:]) <= max(most[1:4]) + 4, counts

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "stream": GROUND | {"distributed", "shard.manifest", "shard.form", "shard.quantize"},
     "augment": {"bands"},
     "methods": {"backbones", "distributed"},
-    "train": GROUND | {"distributed", "machine", "stream", "augment"},
+    "train": GROUND | {"backbones", "distributed", "machine", "stream", "augment"},
     "commands": None,  # anything
     "__init__": {"stream"},
 }

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from link import Meter, link
-from memory import linked_tree
-from replicas import replicate
+from replicas import linked_tree, replicate
 
 from ssl4eo_stream import StreamLoader
 from ssl4eo_stream.augment.views import MoCoViews

@@ -179,8 +179,8 @@ def test_a_changed_setting_is_named_and_used(tmp_path, caplog):
     go(tiny_run(tmp_path, max_steps=2))
     go(tiny_run(tmp_path, optimizer=Optimizer(lr=0.2, momentum=0.5), max_steps=3, workers=1))
     assert [r.message for r in caplog.records if r.levelname == "WARNING"] == [
-        "The checkpoint had optimizer {'lr': 0.1, 'momentum': 0.9, 'weight_decay': 0.0001}, from "
-        "here on it is {'lr': 0.2, 'momentum': 0.5, 'weight_decay': 0.0001}."
+        "The checkpoint had optimizer.lr 0.1, from here on it is 0.2.",
+        "The checkpoint had optimizer.momentum 0.9, from here on it is 0.5.",
     ]
     group = newest(tmp_path).optimizer["param_groups"][0]
     assert (group["lr"], group["momentum"]) == (0.2, 0.5)

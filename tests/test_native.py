@@ -35,11 +35,11 @@ def test_row_holds_planes_and_the_very_parameters_that_the_cpu_draws(name, seed,
     out = np.full(native.shapes(len(sides))[view], 7, np.uint8)
     rng, other = np.random.default_rng(seed), np.random.default_rng(seed)
     native.render(planes, view=view, rng=rng, out=out)
-    p = views.draw(cells=native.cells, rng=other)
+    p = views.each[view].draw(cells=native.cells, rng=other)
     assert rng.random() == other.random()
     expected = (
         p.box.top, p.box.left, p.box.height, p.box.width, p.flip, p.brightness, p.contrast, p.gray,
-        p.blur_sigma,
+        p.blur_sigma, p.solarize,
     )  # fmt: skip
     row = out.ravel()
     np.testing.assert_array_equal(

@@ -10,10 +10,9 @@ import torch
 from pipelines import generic_views, stream
 from pipelines.contender import BATCH, SIZE, Contender, rate_of
 from pipelines.material import DATES, PIXELS, Material, upsampled
-from pipelines.one_view import OneView
 from trees import write_tree
 
-from ssl4eo_stream.augment.views import MoCoViews
+from ssl4eo_stream.augment.views import MoCoViews, OneView
 from ssl4eo_stream.bands import S2C
 from ssl4eo_stream.stream.decode import Decoder
 from ssl4eo_stream.strips import decode_sample, read_pages

@@ -19,7 +19,21 @@ SMALL = [
     "--views.size", "64", "--batch-size", "8", "--workers", "0", "--device", "cpu",
     "--log-every", "1",
 ]  # fmt: skip
-METHOD = {"moco_rn50": ["--method.queue", "64", "--method.batch-norm-groups", "2"]}
+DINO = [
+    "--method.prototypes", "64", "--method.hidden", "32", "--method.bottleneck", "16",
+    "--views.local-size", "32", "--views.local-crops", "2",
+]  # fmt: skip
+TINY = ["--backbone", "vit_tiny_patch16"]
+METHOD = {
+    "moco_rn50": ["--method.queue", "64", "--method.batch-norm-groups", "2"],
+    "moco_vits16": [*TINY, "--method.dim", "16", "--method.hidden", "32"],
+    "dino_rn50": ["--backbone", "resnet18", *DINO],
+    "dino_vits16": [*TINY, *DINO],
+    "mae_vits16": [*TINY, "--method.decoder-dim", "32", "--method.decoder-depth", "1",
+                   "--method.decoder-heads", "2"],
+    "data2vec_vits16": [*TINY, "--method.masked", "9", "--method.smallest-block", "2",
+                        "--method.largest-block", "9"],
+}  # fmt: skip
 recipes = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 
 
@@ -39,8 +53,8 @@ def launch(command, **environment):
     return result.stdout + result.stderr
 
 
-def test_there_is_a_recipe():
-    assert "moco_rn50" in [recipe.stem for recipe in RECIPES]
+def test_there_are_six_recipes():
+    assert METHOD.keys() == {recipe.stem for recipe in RECIPES}
 
 
 @recipes

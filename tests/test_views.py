@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from oracles import views as oracle
 
 from ssl4eo_stream.augment.geometry import Box
-from ssl4eo_stream.augment.views import MoCoViews, apply
+from ssl4eo_stream.augment.view import apply
+from ssl4eo_stream.augment.views import MoCoViews
 from ssl4eo_stream.bands import S1, S2A, S2C
 
 SIDES = {product.name: [band.pixels for band in product.bands] for product in (S1, S2A, S2C)} | {

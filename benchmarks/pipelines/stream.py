@@ -9,10 +9,9 @@ import torch
 
 from pipelines.contender import BATCH, SIZE, Batch, Contender
 from pipelines.material import Material
-from pipelines.one_view import OneView
 from pipelines.rendering import no_lap
 from ssl4eo_stream import StreamLoader
-from ssl4eo_stream.augment.views import MoCoViews
+from ssl4eo_stream.augment.views import MoCoViews, OneView
 from ssl4eo_stream.shard.manifest import MANIFEST, Manifest
 from ssl4eo_stream.stream.decode import Decoder
 from ssl4eo_stream.stream.setup import Views

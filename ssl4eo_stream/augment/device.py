@@ -27,7 +27,7 @@ LEAST_SIGMA = 1e-3
 class DeviceViews(nn.Module):
     """Renders the views that `NativeViews` handed over, as `MoCoViews` would on the CPU.
 
-    The same crop, mirror, brightness, contrast and grayscale; resampling is bilinear. The CPU path
+    The same crop, mirror, resampling, brightness, contrast, grayscale and solarize. The CPU path
     rounds to bytes once more, between resampling and blur.
 
     Args:
@@ -60,7 +60,7 @@ class DeviceViews(nn.Module):
         """
         shapes = self.native.views.shapes(len(self.native.sides))
         views = []
-        for row, shape in zip(rows, shapes, strict=True):
+        for row, shape, view in zip(rows, shapes, self.native.views.each, strict=True):
             out = row.new_empty(len(row), *shape)
             # Training may have autocast on, which would make the products bfloat16.
             with torch.no_grad(), torch.autocast(row.device.type, enabled=False):
@@ -70,16 +70,18 @@ class DeviceViews(nn.Module):
                     strict=True,
                 )
                 for piece, target in pieces:
-                    self._render(piece, out=target)
+                    self._render(piece, out=target, cubic=view.interpolation == "bicubic")
             views.append(out)
         return views
 
-    def _render(self, rows: UInt8[Tensor, "b bytes"], *, out: UInt8[Tensor, "b c h w"]) -> None:
+    def _render(
+        self, rows: UInt8[Tensor, "b bytes"], *, out: UInt8[Tensor, "b c h w"], cubic: bool
+    ) -> None:
         dtype = self.dtype or (torch.float16 if rows.is_cuda else torch.float32)
         _, channels, height, width = out.shape
         # A copy, because bytes inside a row need not lie where numbers may.
         numbers = rows[:, self.native.record].clone().view(torch.float32)
-        top, left, rise, run, flip, brightness, contrast, gray, sigma = numbers.unbind(1)
+        top, left, rise, run, flip, brightness, contrast, gray, sigma, solar = numbers.unbind(1)
         blur_rows = blur_matrix(sigma, size=height, dtype=dtype)
         blur_columns = blur_rows if width == height else blur_matrix(sigma, size=width, dtype=dtype)
         total = torch.zeros(len(rows), height, width, device=rows.device)
@@ -93,19 +95,20 @@ class DeviceViews(nn.Module):
                 rows=vertical,
                 columns=horizontal,
             )  # (B, S, N, S)
-            matrix = resize_matrix(*horizontal, side=grid.side, size=width, flip=flip).to(dtype)
-            by_column = torch.bmm(blur_columns, matrix).mT  # (B, S, W)
-            matrix = resize_matrix(*vertical, side=grid.side, size=height).to(dtype)
-            by_row = torch.bmm(blur_rows, matrix)  # (B, H, S)
+            matrix = resize_matrix(*horizontal, side=grid.side, size=width, flip=flip, cubic=cubic)
+            by_column = torch.bmm(blur_columns, matrix.to(dtype)).mT  # (B, S, W)
+            matrix = resize_matrix(*vertical, side=grid.side, size=height, cubic=cubic)
+            by_row = torch.bmm(blur_rows, matrix.to(dtype))  # (B, H, S)
             narrow = torch.bmm(planes.flatten(1, 2), by_column)  # (B, S·N, W)
             view = torch.bmm(by_row, narrow.view(len(rows), grid.side, -1))  # (B, H, N·W)
             view = view.view(len(rows), height, -1, width)
             total += view.sum(2, dtype=torch.float32)
-            view.round_().clamp_(max=255)  # weights rounded to half precision may add up to more
+            view.round_().clamp_(0, 255)  # weights rounded to half precision may add up to more
             for channel, band in zip(grid.channels, view.unbind(2), strict=True):
                 out[:, channel].copy_(band)
-        mean = total.div_(channels).round_().clamp_(max=255).to(torch.uint8)
+        mean = total.div_(channels).round_().clamp_(0, 255).to(torch.uint8)
         torch.where(gray.bool()[:, None, None, None], mean[:, None], out, out=out)
+        torch.where(solar.bool()[:, None, None, None], torch.minimum(out, 255 - out), out, out=out)
 
 
 def planes_of(
@@ -167,11 +170,12 @@ def resize_matrix(
     side: int,
     size: int,
     flip: Float32[Tensor, " b"] | None = None,
+    cubic: bool = False,
 ) -> Float32[Tensor, "b size side"]:
-    """Return the weights that take a line of a band to a line of the view, bilinearly.
+    """Return the weights that take a line of a band to a line of the view.
 
     Pixel centres lie at half integers, and what lies beyond the crop's outermost centres takes
-    their value, as with cv2.INTER_LINEAR on the crop alone.
+    their value, as with cv2.INTER_LINEAR and cv2.INTER_CUBIC on the crop alone.
 
     Args:
         start: First pixel of every sample's crop.
@@ -179,15 +183,32 @@ def resize_matrix(
         side: Pixels of the band's line.
         size: Pixels of the view's line.
         flip: 1 for samples to mirror, else 0.
+        cubic: Whether to resample bicubically rather than bilinearly.
     """
     start, length = start[:, None], length[:, None]
     targets = torch.arange(size, device=start.device) + 0.5
     if flip is not None:
         targets = torch.where(flip.bool()[:, None], size - targets, targets)
     centres = start + targets * (length / size) - 0.5
-    centres = torch.minimum(torch.maximum(centres, start), start + length - 1)
     pixels = torch.arange(side, device=start.device)
-    return (pixels - centres[:, :, None]).abs_().neg_().add_(1).clamp_(min=0)
+    if not cubic:
+        centres = torch.minimum(torch.maximum(centres, start), start + length - 1)
+        return (pixels - centres[:, :, None]).abs_().neg_().add_(1).clamp_(min=0)
+    weights = torch.zeros(len(start), size, side, device=start.device)
+    for tap in (-1, 0, 1, 2):
+        pixel = centres.floor() + tap
+        weight = cubic_weight((centres - pixel).abs())
+        pixel = torch.minimum(torch.maximum(pixel, start), start + length - 1)
+        weights += weight[:, :, None] * (pixels == pixel[:, :, None])
+    return weights
+
+
+def cubic_weight(distance: Float32[Tensor, "b size"]) -> Float32[Tensor, "b size"]:
+    """Return the weight of a pixel 0-2 away in cubic convolution (Keys 1981) with a = -3/4."""
+    d, a = distance, -0.75
+    near = ((a + 2) * d - (a + 3)) * d * d + 1
+    far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+    return torch.where(d <= 1, near, far)
 
 
 def blur_matrix(

@@ -131,8 +131,9 @@ def resize_bands(
     *,
     out: UInt8[np.ndarray, "c h w"],
     flip: bool = False,
+    interpolation: Interpolation = "bilinear",
 ) -> None:
-    """Resample every patch (bilinear) to its plane of `out`, mirrored left to right if `flip`.
+    """Resample every patch to its plane of `out`, mirrored left to right if `flip`.
 
     Four patches of one shape go through cv2 as the channels of one image, which takes less time
     than two of them alone, because its vector code wants neighbours in memory; three go with the
@@ -146,6 +147,7 @@ def resize_bands(
         patches: One patch per band, of the same ground.
         out: C-contiguous planes, one per patch; cv2 writes to their memory without a copy.
         flip: Whether to mirror.
+        interpolation: How to resample.
     """
     shapes: dict[tuple[int, ...], list[int]] = {}
     for channel, patch in enumerate(patches):
@@ -158,16 +160,21 @@ def resize_bands(
                 group = channels[i : i + 4]
                 bands, planes = [patches[c] for c in group], [out[c] for c in group]
                 if len(group) > 2:
-                    _resize_together(bands, planes=planes, flip=flip)
+                    _resize_together(bands, planes=planes, flip=flip, flag=FLAGS[interpolation])
                     continue
                 for band, plane in zip(bands, planes, strict=True):
-                    resize(np.asarray(cv2.flip(band, 1)) if flip else band, out=plane)
+                    source = np.asarray(cv2.flip(band, 1)) if flip else band
+                    resize(source, out=plane, interpolation=interpolation)
     finally:
         cv2.ipp.setUseIPP_NotExact(before)
 
 
 def _resize_together(
-    patches: list[UInt8[np.ndarray, "_ _"]], *, planes: list[UInt8[np.ndarray, "h w"]], flip: bool
+    patches: list[UInt8[np.ndarray, "_ _"]],
+    *,
+    planes: list[UInt8[np.ndarray, "h w"]],
+    flip: bool,
+    flag: int,
 ) -> None:
     """Resample three or four patches of one shape."""
     missing = 4 - len(patches)
@@ -179,5 +186,5 @@ def _resize_together(
     if flip:
         image = cv2.flip(image, 1)
     height, width = planes[0].shape
-    image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    image = cv2.resize(image, (width, height), interpolation=flag)
     cv2.split(image, [*planes, *(np.empty_like(planes[0]) for _ in range(missing))])

@@ -15,10 +15,11 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from ssl4eo_stream.augment.geometry import common_cells
-from ssl4eo_stream.augment.views import ViewParameters
+from ssl4eo_stream.augment.view import View, ViewParameters
 from ssl4eo_stream.bands import Band
 
-RECORD = ("top", "left", "height", "width", "flip", "brightness", "contrast", "gray", "blur_sigma")
+RECORD = ("top", "left", "height", "width", "flip", "brightness", "contrast", "gray", "blur_sigma",
+          "solarize")  # fmt: skip
 """What stands behind the planes: one float32 each, the box in whole cells."""
 RECORD_BYTES = 4 * len(RECORD)
 ROW_ALIGNMENT = 16
@@ -42,8 +43,9 @@ class DrawnViews(Protocol):
         """Return which of a location's dates each view shows."""
         ...
 
-    def draw(self, *, cells: int, rng: np.random.Generator) -> ViewParameters:
-        """Draw the parameters of one view of a patch with `cells` cells along its side."""
+    @property
+    def each(self) -> tuple[View, ...]:
+        """How each view comes about."""
         ...
 
 
@@ -155,7 +157,7 @@ class NativeViews:
         self,
         planes: Sequence[UInt8[np.ndarray, "_ _"]],
         *,
-        view: int,  # noqa: ARG002 - every view has the same row
+        view: int,
         rng: np.random.Generator,
         out: UInt8[np.ndarray, "1 1 bytes"],
         lap: Callable[[str], None] = lambda _: None,
@@ -164,7 +166,7 @@ class NativeViews:
 
         Args:
             planes: The patch's bands in channel order, each at its native size.
-            view: Which view.
+            view: Which view; their rows are alike but for the parameters.
             rng: Source of the view's randomness.
             out: Where the row goes.
             lap: Called with `other` when done.
@@ -182,16 +184,16 @@ class NativeViews:
         row, record = out.reshape(-1), self.record
         blocks = [planes[channel].reshape(-1) for channel in self._order]
         np.concatenate(blocks, out=row[: record.start])
-        row[record] = encode(self.views.draw(cells=self.cells, rng=rng)).view(np.uint8)
+        row[record] = encode(self.views.each[view].draw(cells=self.cells, rng=rng)).view(np.uint8)
         row[record.stop :] = 0
         lap("other")
 
 
-def encode(parameters: ViewParameters) -> Float32[np.ndarray, " 9"]:
+def encode(parameters: ViewParameters) -> Float32[np.ndarray, " 10"]:
     """Return a view's parameters as the numbers of `RECORD`."""
     p = parameters
     return np.array(
         (p.box.top, p.box.left, p.box.height, p.box.width, p.flip, p.brightness, p.contrast,
-         p.gray, p.blur_sigma),
+         p.gray, p.blur_sigma, p.solarize),
         np.float32,
     )  # fmt: skip

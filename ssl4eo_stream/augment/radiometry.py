@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from ssl4eo_stream.augment.geometry import FLAGS, Interpolation
+
 BLUR_REACH = 3.0
 """Half width of the blur's kernel in standard deviations; cv2.GaussianBlur's own choice for uint8,
 and so the released code's."""
@@ -36,15 +38,21 @@ def adjust(
     return cv2.addWeighted(patch, gain, patch, 0.0, offset)  # pyright: ignore[reportReturnType]
 
 
-def gray(patches: Sequence[UInt8[np.ndarray, "_ _"]], *, out: UInt8[np.ndarray, "h w"]) -> None:
+def gray(
+    patches: Sequence[UInt8[np.ndarray, "_ _"]],
+    *,
+    out: UInt8[np.ndarray, "h w"],
+    interpolation: Interpolation = "bilinear",
+) -> None:
     """Write the mean over all bands, resampled to the size of `out`, into `out`.
 
     Every band weighs the same, as in the released code. Bands of one native size are added before
-    they are resampled (bilinear): resampling is linear, and three resizes replace thirteen.
+    they are resampled: resampling is linear, and three resizes replace thirteen.
 
     Args:
         patches: One patch per band at its native size, all of the same ground.
         out: C-contiguous plane of H x W.
+        interpolation: How to resample.
     """
     height, width = out.shape
     sums: dict[tuple[int, ...], np.ndarray] = {}
@@ -52,10 +60,14 @@ def gray(patches: Sequence[UInt8[np.ndarray, "_ _"]], *, out: UInt8[np.ndarray, 
         if patch.shape not in sums:
             sums[patch.shape] = np.zeros(patch.shape, np.float32)
         cv2.accumulate(patch, sums[patch.shape])
-    total, *others = (cv2.resize(each, (width, height)) for each in sums.values())
+    flag = FLAGS[interpolation]
+    total, *others = (
+        cv2.resize(each, (width, height), interpolation=flag) for each in sums.values()
+    )
     for other in others:
         cv2.add(total, other, dst=total)
-    # Nothing is negative here, so the absolute value changes nothing.
+    if interpolation == "bicubic":
+        np.maximum(total, 0, out=total)  # it overshoots; convertScaleAbs would turn that around
     cv2.convertScaleAbs(total, alpha=1 / len(patches), dst=out)
 
 
@@ -72,3 +84,9 @@ def blur(planes: UInt8[np.ndarray, "c h w"], *, sigma: float) -> None:
     kernel = cv2.getGaussianKernel(size, sigma)
     for plane in planes:
         cv2.sepFilter2D(plane, -1, kernel, kernel, dst=plane)
+
+
+def solarize(planes: UInt8[np.ndarray, "c h w"]) -> None:
+    """Invert every value x of at least 128 in place: 255 - x, then the smaller of the two."""
+    for plane in planes:
+        cv2.min(plane, cv2.bitwise_not(plane), dst=plane)

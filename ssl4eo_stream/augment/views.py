@@ -5,150 +5,70 @@ from the decoded bands. The loader only calls those four, so any class that has 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Literal, get_args
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from ssl4eo_stream.augment.geometry import (
-    BOX_UNIFORMS,
-    Box,
-    common_cells,
-    crop,
-    draw_box,
-    resize_bands,
-)
-from ssl4eo_stream.augment.radiometry import adjust, blur, gray
+from ssl4eo_stream.augment.geometry import Interpolation
+from ssl4eo_stream.augment.view import View
 
 Season = Literal["augment", "random", "fixed"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViewParameters:
-    """Every random choice of one view. What is not applied has its neutral value."""
+class OneView(View):
+    """The view of MAE and data2vec as SSL4EO-S12 trained them: crop and mirror of one date.
 
-    box: Box
-    """The ground that the view shows."""
-    flip: bool
-    """Whether it is mirrored left to right."""
-    brightness: float
-    """Factor on all bands; 1 leaves them."""
-    contrast: float
-    """Factor on the distance to each band's mean; 1 leaves it."""
-    gray: bool
-    """Whether all bands are replaced by their mean."""
-    blur_sigma: float
-    """Standard deviation of the blur in pixels of the view; 0 for none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MoCoViews:
-    """The two views of MoCo-v2 as SSL4EO-S12 trained it, without the integer wrap.
-
-    Random resized crop, then brightness and contrast, grayscale, blur, and mirror. Defaults are
-    those of the released `pretrain_moco_v2_s2c.py` and `rs_transforms_uint8.py`, called "released
-    script" below.
-
-    Brightness and contrast act on the bands at native size, before resampling: fewer pixels, and
-    values that saturate do so where they were measured. The mirror comes with the crop.
-
-    Raises:
-        ValueError: A field is out of its range.
+    Released `pretrain_mae_s2c.py`; data2vec's script at augmentation level 2 has the same.
     """
 
-    size: int = 224
-    """Side of a view in pixels (paper; released script)."""
-    crop_area: tuple[float, float] = (0.2, 1.0)
-    """Least and greatest share of the patch that a view shows (MoCo v2; released script)."""
-    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
-    """Least and greatest ratio of the crop's sides (torchvision's default; released code)."""
-    brightness: float = 0.4
-    """Brightness is multiplied by U(1 - this, 1 + this), one for all bands (released script)."""
-    contrast: float = 0.4
-    """Contrast about each band's mean is multiplied by U(1 - this, 1 + this) (released script)."""
-    jitter_probability: float = 0.8
-    """Chance that brightness and contrast change; one coin for both (MoCo v2; released script)."""
-    gray_probability: float = 0.2
-    """Chance that all bands are replaced by their mean (MoCo v2; released script)."""
-    blur_probability: float = 0.5
-    """Chance of a Gaussian blur (MoCo v2; released script)."""
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
-    """Least and greatest standard deviation of the blur in pixels (MoCo v2; released script)."""
-    flip_probability: float = 0.5
-    """Chance that a view is mirrored left to right (MoCo v2; released script)."""
-    season: Season = "augment"
-    """Which dates the views show. `augment`: two independent draws with replacement, best in
-    table IX of the paper; `random`: one draw for both; `fixed`: the location's first date."""
+    jitter_probability: float = 0.0
+    """Chance that brightness and contrast change."""
+    gray_probability: float = 0.0
+    """Chance that all bands are replaced by their mean."""
+    blur_probability: float = 0.0
+    """Chance of a Gaussian blur."""
+    season: Season = "random"
+    """Which date the view shows: any (`augment` and `random`), or the location's first (`fixed`);
+    see also `--select.unit patch`."""
 
     def __post_init__(self) -> None:
-        self._check(self.size >= 1, "size", "at least 1", "224")
-        for name, top, example in (
-            ("crop_area", 1.0, "(0.2, 1.0)"),
-            ("crop_aspect", np.inf, "(0.75, 1.3333)"),
-            ("blur_sigma", np.inf, "(0.1, 2.0)"),
-        ):
-            low, high = getattr(self, name)
-            rule = "two numbers, 0 < low <= high" + (" <= 1" if top == 1 else "")
-            self._check(0 < low <= high <= top and high < np.inf, name, rule, example)
-        for name in (
-            "brightness",
-            "contrast",
-            "jitter_probability",
-            "gray_probability",
-            "blur_probability",
-            "flip_probability",
-        ):
-            self._check(
-                0 <= getattr(self, name) <= 1, name, "between 0 and 1", "0 to switch it off"
-            )
+        super().__post_init__()
         seasons = get_args(Season)
         self._check(self.season in seasons, "season", f"one of {', '.join(seasons)}", "augment")
 
-    def _check(self, good: bool, name: str, rule: str, example: str) -> None:
-        if not good:
-            value = getattr(self, name)
-            raise ValueError(f"{name}={value!r} must be {rule}. Give for example {example}.")
+    @property
+    def each(self) -> tuple[View, ...]:
+        """How each view comes about."""
+        return self._each
+
+    @cached_property
+    def _each(self) -> tuple[View, ...]:
+        return (_view(self),)
 
     @property
     def num_views(self) -> int:
-        """Two."""
-        return 2
+        """Views per location."""
+        return len(self.each)
 
     def shapes(self, num_channels: int) -> tuple[tuple[int, int, int], ...]:
         """Return (C, H, W) of each view for this many bands."""
-        return ((num_channels, self.size, self.size),) * self.num_views
+        return tuple((num_channels, view.size, view.size) for view in self.each)
 
     def dates(self, num_dates: int, *, rng: np.random.Generator) -> tuple[int, ...]:
         """Return which of a location's dates each view shows, by the `season` rule."""
-        match self.season:
-            case "augment":
-                first, second = rng.integers(num_dates, size=2).tolist()
-                return first, second
-            case "random":
-                return (int(rng.integers(num_dates)),) * 2
-            case "fixed":
-                return (0, 0)
+        if self.season == "fixed":
+            return (0,) * self.num_views
+        if self.season == "random":
+            return (int(rng.integers(num_dates)),) * self.num_views
+        return self.independent_dates(num_dates, rng=rng)
 
-    def draw(self, *, cells: int, rng: np.random.Generator) -> ViewParameters:
-        """Draw the parameters of one view of a patch with `cells` cells along its side.
-
-        Takes the same count of random numbers in the same order whatever is applied, so that
-        another device can draw the same views.
-        """
-        uniforms = rng.random(BOX_UNIFORMS + 7).tolist()
-        flip, jitter, brightness, contrast, grayed, blurred, sigma = uniforms[BOX_UNIFORMS:]
-        jittered = jitter < self.jitter_probability
-        low, high = self.blur_sigma
-        return ViewParameters(
-            box=draw_box(uniforms, cells=cells, area=self.crop_area, aspect=self.crop_aspect),
-            flip=flip < self.flip_probability,
-            brightness=1 + self.brightness * (2 * brightness - 1) if jittered else 1.0,
-            contrast=1 + self.contrast * (2 * contrast - 1) if jittered else 1.0,
-            gray=grayed < self.gray_probability,
-            blur_sigma=low + sigma * (high - low) if blurred < self.blur_probability else 0.0,
-        )
+    def independent_dates(self, num_dates: int, *, rng: np.random.Generator) -> tuple[int, ...]:
+        """Return dates by the `augment` rule: each view's is drawn by itself."""
+        return tuple(rng.integers(num_dates, size=self.num_views).tolist())
 
     def render(
         self,
@@ -159,63 +79,96 @@ class MoCoViews:
         out: UInt8[np.ndarray, "c h w"],
         lap: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Draw one view of a patch and write it into `out`.
-
-        Args:
-            planes: The patch's bands in channel order, each square and at its native size.
-            view: Which view, 0 or 1; the two have the same recipe.
-            rng: Source of the view's randomness.
-            out: Where the view goes: C-contiguous, of the shape that `shapes` gives.
-            lap: Called with a stage's name (`resize`, `photometric`, `blur`) when it has finished.
-
-        Raises:
-            ValueError: `out` has another shape, type or layout, or a plane is not square.
-        """
-        shape = self.shapes(len(planes))[view]
-        # cv2 would write somewhere else, silently, if its target did not fit.
-        if out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
-            raise ValueError(
-                f"view {view} of {len(planes)} bands needs a C-contiguous uint8 array of {shape}, "
-                f"not {out.dtype} of {out.shape}. Allocate it with the shape that shapes() gives."
-            )
-        grids = {plane.shape for plane in planes}
-        oblong = [grid for grid in grids if len(grid) != 2 or grid[0] != grid[1]]
-        if oblong:
-            channel = [plane.shape for plane in planes].index(oblong[0])
-            raise ValueError(
-                f"band {channel} has shape {oblong[0]}, but patches are square (H, H). "
-                "Cut the source's patches to squares before writing shards."
-            )
-        cells = common_cells(side for side, _ in grids)
-        apply(self.draw(cells=cells, rng=rng), planes=planes, out=out, lap=lap)
+        """Write view number `view` of a patch into `out`; the rest as in `View.fill`."""
+        self.each[view].fill(planes, rng=rng, out=out, lap=lap)
 
 
-def apply(
-    parameters: ViewParameters,
-    *,
-    planes: Sequence[UInt8[np.ndarray, "_ _"]],
-    out: UInt8[np.ndarray, "c h w"],
-    lap: Callable[[str], None],
-) -> None:
-    """Write the view that `parameters` describe into `out`; arguments as in `MoCoViews.render`."""
-    # Stage by stage over all bands, not band by band through all stages: with planes that lie in
-    # the third level of the cache either way, code that stays in the first one counts for more.
-    p = parameters
-    patches = crop(planes, box=p.box)
-    if (p.brightness, p.contrast) != (1.0, 1.0):
-        patches = [adjust(each, brightness=p.brightness, contrast=p.contrast) for each in patches]
-        lap("photometric")
-    if p.gray:
-        gray(patches, out=out[0])
-        if p.flip:
-            cv2.flip(out[0], 1, dst=out[0])
-        lap("photometric")
-    else:
-        resize_bands(patches, out=out, flip=p.flip)
-        lap("resize")
-    if p.blur_sigma > 0:
-        blur(out[:1] if p.gray else out, sigma=p.blur_sigma)
-        lap("blur")
-    if p.gray:
-        out[1:] = out[0]
-        lap("photometric")
+@dataclass(frozen=True, kw_only=True)
+class MoCoViews(OneView):
+    """Two views of a location; the defaults are those of MoCo-v2 as SSL4EO-S12 trained it.
+
+    MoCo-v3's have `crop_area` (0.08, 1), `blur_probability` 1 and `second_blur_probability` 0.1
+    (released `pretrain_moco_v3_s2c.py`, which leaves out MoCo-v3's solarize on the second).
+    """
+
+    jitter_probability: float = 0.8
+    """Chance that brightness and contrast change; one coin for both (MoCo v2; released script)."""
+    gray_probability: float = 0.2
+    """Chance that all bands are replaced by their mean (MoCo v2; released script)."""
+    blur_probability: float = 0.5
+    """Chance of a Gaussian blur (MoCo v2; released script)."""
+    second_blur_probability: float | None = None
+    """The same for the second view, if it differs."""
+    second_solarize_probability: float | None = None
+    """Chance of solarize for the second view, if it differs."""
+    season: Season = "augment"
+    """Which dates the views show. `augment`: independent draws with replacement, best in table IX
+    of the paper; `random`: one draw for all; `fixed`: the location's first date."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("second_blur_probability", "second_solarize_probability"):
+            value = getattr(self, name)
+            good = value is None or 0 <= value <= 1
+            self._check(good, name, "between 0 and 1", "0 to switch it off")
+
+    @cached_property
+    def _each(self) -> tuple[View, ...]:
+        changed = {
+            "blur_probability": self.second_blur_probability,
+            "solarize_probability": self.second_solarize_probability,
+        }
+        first = _view(self)
+        second = {name: value for name, value in changed.items() if value is not None}
+        return first, replace(first, **second)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DINOViews(MoCoViews):
+    """Two large views and several small ones, as SSL4EO-S12 trained DINO.
+
+    Defaults are those of its ViT-S/16; ResNet-50 has `crop_area` (0.14, 1) and `local_area`
+    (0.05, 0.14) (released `pretrain_dino_s2c.py`).
+    """
+
+    crop_area: tuple[float, float] = (0.4, 1.0)
+    """Least and greatest share of the patch that a large view shows."""
+    blur_probability: float = 1.0
+    """Chance of a Gaussian blur in the first large view."""
+    second_blur_probability: float | None = 0.1
+    """The same in the second."""
+    second_solarize_probability: float | None = 0.2
+    """Chance of solarize in the second large view."""
+    interpolation: Interpolation = "bicubic"
+    """How bands are resampled."""
+    local_crops: int = 8
+    """Small views."""
+    local_size: int = 96
+    """Side of a small view in pixels."""
+    local_area: tuple[float, float] = (0.05, 0.4)
+    """Least and greatest share of the patch that a small view shows."""
+    local_blur_probability: float = 0.5
+    """Chance of a Gaussian blur in a small view."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check(self.local_crops >= 0, "local_crops", "at least 0", "8")
+        _ = self._each  # checks what small views are made of
+
+    @cached_property
+    def _each(self) -> tuple[View, ...]:
+        local = replace(
+            _view(self), size=self.local_size, crop_area=self.local_area,
+            blur_probability=self.local_blur_probability,
+        )  # fmt: skip
+        return *super()._each, *(local,) * self.local_crops
+
+    def independent_dates(self, num_dates: int, *, rng: np.random.Generator) -> tuple[int, ...]:
+        """Return dates by the `augment` rule: one for each large view, one for all small ones."""
+        first, second, others = rng.integers(num_dates, size=3).tolist()
+        return first, second, *(others,) * self.local_crops
+
+
+def _view(views: View) -> View:
+    """Return the fields that make up one view."""
+    return View(**{field.name: getattr(views, field.name) for field in fields(View)})

@@ -94,7 +94,6 @@ class MoCo(nn.Module):
         query_images, key_images = views
         q = self.encode(self.encoder_q, query_images)  # (B, D)
         with torch.no_grad():
-            move_towards(self.encoder_k, student=self.encoder_q, momentum=self.config.momentum)
             keys = self.shuffled_keys(key_images)  # (W * B, D)
         k = _own_rows(keys)  # (B, D)
         logits = self.logits(q, k)  # (B, 1 + K)
@@ -103,8 +102,16 @@ class MoCo(nn.Module):
         self.enqueue(keys)
         return F.cross_entropy(logits, labels)
 
-    def after_step(self, progress: float) -> None:
-        """Do nothing: the key encoder moves inside `forward`."""
+    @torch.no_grad()
+    def before_step(self, *, epoch: float, epochs: int) -> None:  # noqa: ARG002 - always the same
+        """Move the key encoder: before the keys of the step, after the update of the last."""
+        move_towards(self.encoder_k, student=self.encoder_q, momentum=self.config.momentum)
+
+    def before_update(self) -> None:
+        """Leave the gradients as they are."""
+
+    def after_step(self) -> None:
+        """Do nothing: the key encoder moves before a step."""
 
     def logits(
         self, q: Float[Tensor, "b d"], k: Float[Tensor, "b d"]

@@ -14,10 +14,12 @@ from ssl4eo_stream.stream.reader import Reader, Samples
 from ssl4eo_stream.stream.ring import Ring, Shape, layout, views_of
 from ssl4eo_stream.stream.setup import Setup
 from ssl4eo_stream.stream.work import Pass
-from ssl4eo_stream.stream.worker import Fill, Filled, Start, Worker
+from ssl4eo_stream.stream.worker import Drop, Fill, Filled, Start, Worker
 
 BATCHES_AHEAD = 2
 """Batches that every worker has in hand or in work."""
+LEAD_BATCHES = 8
+"""With fewer batches left of a pass, a worker hears of the next, and begins to fetch for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,7 @@ class InProcess:
         _, num_bytes = layout(self._shapes, batch_size=self._batch_size)
         try:
             for each in passes:
-                self._reader.start(each.work(0))
+                self._reader.add(each.work(0))
                 for _ in range(each.first, each.stop):
                     memory = np.empty(num_bytes, np.uint8)
                     out = views_of(memory, self._shapes, batch_size=self._batch_size)
@@ -87,7 +89,7 @@ class Pool:
         self._in_flight = [0] * workers
         self._passes: deque[Pass] = deque()  # the one at hand, and the next
         self._begun = [0] * workers  # how many of them each worker has been given
-        self._left = [0] * workers  # batches not yet asked for, of the last it has been given
+        self._left = [0] * workers  # batches not yet asked for, of those given
 
     def _start(self) -> Ring:
         # Beside the batches in work, the trainer holds one batch and asks for the next.
@@ -121,6 +123,8 @@ class Pool:
         ring = self._ring or self._start()
         self._passes = deque([next(passes), next(passes)])
         self._begun, self._left = [0] * self._num_workers, [0] * self._num_workers
+        for worker in self._workers:
+            worker.send(Drop())
         try:
             while True:
                 for _ in range(BATCHES_AHEAD):
@@ -150,12 +154,11 @@ class Pool:
         """Ask a worker for its next batch, of this pass or the next, unless it has enough."""
         if self._in_flight[number] >= BATCHES_AHEAD:
             return
-        while not self._left[number] and self._begun[number] < len(self._passes):
+        while self._left[number] < LEAD_BATCHES and self._begun[number] < len(self._passes):
             work = self._passes[self._begun[number]].work(number)
             self._begun[number] += 1
-            self._left[number] = len(work) // self._setup.batch_size
-            if self._left[number]:
-                self._workers[number].send(work)
+            self._left[number] += len(work) // self._setup.batch_size
+            self._workers[number].send(work)
         if self._left[number]:
             slot = ring.acquire()
             assert slot is not None, "at most two slots are lent at a time"

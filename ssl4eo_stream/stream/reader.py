@@ -11,7 +11,7 @@ from ssl4eo_stream.errors import ShardError, SourceError, Ssl4eoError
 from ssl4eo_stream.stream.cache import Cache
 from ssl4eo_stream.stream.clock import Clock
 from ssl4eo_stream.stream.decode import Decoder, Planes
-from ssl4eo_stream.stream.fetch import Fetched, Seen, Shards, fetch
+from ssl4eo_stream.stream.fetch import Fetch, Fetched, Seen, Shards
 from ssl4eo_stream.stream.plan import Generators
 from ssl4eo_stream.stream.setup import Setup
 from ssl4eo_stream.stream.work import Work
@@ -57,10 +57,10 @@ class Reader:
         ]
         ends = np.cumsum([len(source.channels) for source in setup.sources]).tolist()
         self._channels = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
-        self._fetched: Iterator[Fetched] = iter(())
+        self._fetch: Fetch | None = None
         self._ahead: deque[Fetched] = deque()
         self._last_good: Fetched | None = None
-        self._generators: Generators | None = None
+        self._generators: dict[int, Generators] = {}  # by epoch
         self._left = 0
 
     def _open(self) -> tuple[Shards, ...]:
@@ -74,10 +74,12 @@ class Reader:
             for source in setup.sources
         )
 
-    def start(self, work: Work) -> None:
-        """Begin with new work; what was left of the old is dropped."""
-        self.close()
+    def add(self, work: Work) -> None:
+        """Append work; what there was before it comes first."""
         generators = Generators(seed=work.seed, epoch=work.epoch)
+        # Two epochs may be in work at a time.
+        self._generators.pop(work.epoch - 2, None)
+        self._generators[work.epoch] = generators
         views, products = self._setup.views, tuple(range(len(self._shards)))
         drop = self._setup.sensor_drop if len(products) > 1 else 0.0
 
@@ -92,14 +94,12 @@ class Reader:
                 for date, (coin, which) in zip(dates, draws, strict=True)
             )
 
-        self._generators, self._left = generators, len(work)
-        self._fetched = fetch(
-            work,
-            shards=self._shards,
-            choose=choose,
-            budget_bytes=self._setup.reading.prefetch_bytes,
-            connections=self._setup.reading.connections,
+        reading = self._setup.reading
+        self._fetch = self._fetch or Fetch(
+            self._shards, budget_bytes=reading.prefetch_bytes, connections=reading.connections
         )
+        self._fetch.add(work, choose=choose)
+        self._left += len(work)
 
     def fill(self, out: list[UInt8[np.ndarray, "b c h w"]]) -> Samples:
         """Write the next batch into `out`, one array per view.
@@ -108,12 +108,13 @@ class Reader:
             StorageError: A read failed for good.
             ShardError: A member is damaged, or nothing in its block can stand in for it.
         """
-        clock = Clock()
+        fetch, clock = self._fetch, Clock()
+        assert fetch is not None, "add() comes first"
         ids = np.empty(self._setup.batch_size, np.int64)
         dates = np.empty((self._setup.batch_size, len(out)), np.int64)
         replaced = []
         for i in range(self._setup.batch_size):
-            sample = self._ahead.popleft() if self._ahead else next(self._fetched)
+            sample = self._ahead.popleft() if self._ahead else next(fetch)
             clock.lap("fetch")
             key = sample.id
             try:
@@ -164,11 +165,11 @@ class Reader:
             "beyond single members: run ssl4eo-shard verify, and copy or build them again."
         ) from error
 
-    def _candidates(self, block: int) -> Iterator[Fetched]:
+    def _candidates(self, block: tuple[int, int]) -> Iterator[Fetched]:
         """Yield the samples of a block that follow, kept for their own turn, then the last one."""
         yield from [sample for sample in self._ahead if sample.block == block]
         while not self._ahead or self._ahead[-1].block == block:
-            following = next(self._fetched, None)
+            following = next(self._fetch, None) if self._fetch else None
             if following is None:
                 break
             self._ahead.append(following)
@@ -187,9 +188,9 @@ class Reader:
         clock: Clock,
     ) -> None:
         """Write a sample's views; `key` is the location whose randomness they take."""
-        assert self._generators is not None, "start() comes first"
+        generators = self._generators[sample.block[0]]
         for view, (date, products) in enumerate(sample.views):
-            rng = self._generators.of(key, stream=1 + view)
+            rng = generators.of(key, stream=1 + view)
             clock.lap("other")
             target, shown = out[view], products
             if len(products) < len(self._shards):
@@ -210,15 +211,16 @@ class Reader:
             clock.cache_misses += blocks.misses
 
     def close(self) -> None:
-        """Stop reading ahead, without waiting for a store that does not answer."""
+        """Drop all work, without waiting for a store that does not answer."""
+        if self._fetch is None:
+            return
         if self._left:
             for shards in self._shards:
                 shards.store.stop()
-        close = getattr(self._fetched, "close", None)
-        if close:
-            close()
+        self._fetch.close()
         if self._left:
             self._shards = self._open()  # a store that was stopped tries nothing again
-        self._fetched, self._left = iter(()), 0
+        self._fetch, self._left = None, 0
+        self._generators.clear()
         self._ahead.clear()
         self._last_good = None

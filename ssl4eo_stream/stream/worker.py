@@ -49,6 +49,11 @@ class Fill:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Drop:
+    """Tell a worker to forget all work."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Filled:
     """A worker's answer."""
 
@@ -89,7 +94,7 @@ class Worker:
         """Process id."""
         return self._process.pid
 
-    def send(self, message: Start | Work | Fill) -> None:
+    def send(self, message: Start | Work | Drop | Fill) -> None:
         """Send a message.
 
         Raises:
@@ -146,9 +151,12 @@ def serve(connection: Connection) -> None:
     _, slot_bytes = layout(start.shapes, batch_size=batch_size)
     while True:
         waiting = Clock()
-        message: Work | Fill = connection.recv()
+        message: Work | Drop | Fill = connection.recv()
         if isinstance(message, Work):
-            reader.start(message)
+            reader.add(message)
+            continue
+        if isinstance(message, Drop):
+            reader.close()
             continue
         waiting.lap(IDLE)
         slot = memory[message.slot * slot_bytes : (message.slot + 1) * slot_bytes]

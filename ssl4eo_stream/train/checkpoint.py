@@ -4,6 +4,7 @@ import logging
 import os
 import pickle
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
@@ -233,7 +234,17 @@ def _compare(then: dict[str, Any], now: dict[str, Any]) -> None:
             f"{now['batch_size']}: the schedule counts steps of that size. Use it, or choose "
             "another --output."
         )
-    for name in sorted(now.keys() - MACHINE_FIELDS):
-        if then.get(name) != now[name]:
+    before = dict(_flat(then))
+    for name, value in sorted(_flat({k: v for k, v in now.items() if k not in MACHINE_FIELDS})):
+        if name not in before or before[name] != value:
             logger.warning("The checkpoint had %s %s, from here on it is %s.", name,
-                           then.get(name), now[name])  # fmt: skip
+                           before.get(name), value)  # fmt: skip
+
+
+def _flat(values: dict[str, Any], *, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every plain value by its path, as flags name it: `optimizer.lr`."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, prefix=f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -54,8 +54,16 @@ class Method(Protocol):
         """Return the loss of a batch: per view a uint8 tensor (B, C, H, W)."""
         ...
 
-    def after_step(self, progress: float) -> None:
-        """Do what follows the optimizer's step; `progress` is the share of all steps done, 0-1."""
+    def before_step(self, *, epoch: float, epochs: int) -> None:
+        """Get ready for a step; `epoch` counts those done, with their fraction, of `epochs`."""
+        ...
+
+    def before_update(self) -> None:
+        """Change gradients, once they are complete and before they are cut and used."""
+        ...
+
+    def after_step(self) -> None:
+        """Do what follows the optimizer's step."""
         ...
 
 
@@ -151,6 +159,7 @@ class Trainer(Generic[M]):
         self.module: nn.Module = self.method.train()
         self.module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = run.optimizer.over(self.module)
+        self.trained = [p for p in self.module.parameters() if p.requires_grad]
         self.total_steps = run.epochs * len(loader)
         self.last_step = min(self.total_steps, run.max_steps or self.total_steps)
         self.step = checkpoint.restore(run, module=self.module, optimizer=self.optimizer,
@@ -177,22 +186,37 @@ class Trainer(Generic[M]):
 
     def advance(self, views: Sequence[Tensor]) -> None:
         """Do one step on this rank's part of a batch."""
-        rate = self.rate()
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            loss = self.model(views)
+        share = self.step / self.total_steps
+        self.run.optimizer.set(self.optimizer, rate=self.rate(), share=share)
+        self.method.before_step(epoch=self.step / len(self.loader), epochs=self.run.epochs)
         self.optimizer.zero_grad()
-        loss.backward()
+        parts = self.run.accumulate
+        for part, own in enumerate(zip(*(view.chunk(parts) for view in views), strict=True)):
+            with self._gradients_meet(when=part == parts - 1):
+                with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+                    loss = self.model(own)
+                (loss / parts).backward()
+            self._loss_sum += loss.detach() / parts
+        self.method.before_update()
+        norm = self.run.optimizer.clip_gradients(self.trained)
+        if norm is not None:
+            self.method.metrics["gradient_norm"] = norm
         self.optimizer.step()
+        self.method.after_step()
         self.step += 1
-        self.method.after_step(self.step / self.total_steps)
-        self._loss_sum += loss.detach()
+
+    def _gradients_meet(self, *, when: bool) -> AbstractContextManager[Any]:
+        """Let ranks add up their gradients only with the last part of a batch."""
+        if when or not isinstance(self.model, DistributedDataParallel):
+            return nullcontext()
+        return self.model.no_sync()
 
     def rate(self) -> float:
         """Return the learning rate of the next step."""
-        epoch = self.step / len(self.loader)
-        return self.run.schedule.rate(self.run.optimizer.lr, epoch=epoch, epochs=self.run.epochs)
+        base = self.run.optimizer.base_rate(self.run.batch_size)
+        return self.run.schedule.rate(
+            base, step=self.step, steps_per_epoch=len(self.loader), epochs=self.run.epochs
+        )
 
     def record(self) -> None:
         """Write the numbers since the last call; waits for the GPU.

@@ -9,6 +9,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import tyro
 
+from ssl4eo_stream.backbones import BackboneName
 from ssl4eo_stream.stream.select import Selection
 from ssl4eo_stream.stream.setup import Reading
 from ssl4eo_stream.train.optimizer import Optimizer
@@ -40,6 +41,8 @@ class Run(Generic[M]):
     """Prefetch, local cache, and what happens where a sample cannot be read."""
     views: Any
     """What the method sees of a location; see ssl4eo_stream.augment.views."""
+    backbone: BackboneName
+    """The network to train; which ones, the recipe says."""
     method: M
     """What defines the method."""
     optimizer: Optimizer
@@ -48,6 +51,9 @@ class Run(Generic[M]):
     """How the learning rate moves."""
     batch_size: int = 256
     """Locations per step over all ranks together; each rank takes an equal part."""
+    accumulate: int = 1
+    """Parts that a rank's share of a batch is trained on in, one after the other, to save memory.
+    Batch norms, and losses that compare samples with each other, see only one part at a time."""
     epochs: int = 100
     """Passes over all locations."""
     seed: int = 0
@@ -79,8 +85,9 @@ class Run(Generic[M]):
 
     def __post_init__(self) -> None:
         least = {
-            "batch_size": 1, "epochs": 1, "seed": 0, "workers": 0, "checkpoint_minutes": 0,
-            "checkpoint_keep": 1, "checkpoint_keep_epochs": 1, "log_every": 1, "max_steps": 1,
+            "batch_size": 1, "accumulate": 1, "epochs": 1, "seed": 0, "workers": 0,
+            "checkpoint_minutes": 0, "checkpoint_keep": 1, "checkpoint_keep_epochs": 1,
+            "log_every": 1, "max_steps": 1,
         }  # fmt: skip
         for name, smallest in least.items():
             value = getattr(self, name)
@@ -107,7 +114,13 @@ class Run(Generic[M]):
                 f"--batch-size {self.batch_size} is the global batch and does not divide by "
                 f"{world_size} ranks. The nearest that does is --batch-size {nearest}."
             )
-        return self.batch_size // world_size
+        own = self.batch_size // world_size
+        if own % self.accumulate:
+            raise ValueError(
+                f"--accumulate {self.accumulate} does not divide a rank's {own} samples per step. "
+                f"Give a divisor of {own}."
+            )
+        return own
 
     def to_dict(self) -> dict[str, Any]:
         """Return the run as plain JSON values."""

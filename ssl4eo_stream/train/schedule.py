@@ -13,6 +13,9 @@ class Schedule:
     """How often the rate changes: MoCo-v2 keeps it for whole epochs."""
     warmup_epochs: int = 0
     """Epochs in which the rate rises from zero to its base."""
+    warmup_reaches_base: bool = False
+    """Whether the last step of the warm-up has the full rate, as in DINO's and data2vec's tables,
+    or the first step after it, as in MoCo-v3 and MAE."""
     floor: float = 0.0
     """Rate that the cosine ends in, of the same unit as the base."""
 
@@ -23,16 +26,25 @@ class Schedule:
                 "must not be negative."
             )
 
-    def rate(self, base: float, *, epoch: float, epochs: int) -> float:
+    def rate(self, base: float, *, step: int, steps_per_epoch: int, epochs: int) -> float:
         """Return the rate of one step.
 
         Args:
             base: Rate after the warm-up.
-            epoch: Epochs done before this step, with their fraction.
+            step: Steps done before this one.
+            steps_per_epoch: Steps of an epoch.
             epochs: Epochs of the whole run.
         """
-        epoch = math.floor(epoch) if self.every == "epoch" else epoch
-        if epoch < self.warmup_epochs:
-            return base * epoch / self.warmup_epochs
-        share = (epoch - self.warmup_epochs) / (epochs - self.warmup_epochs)
-        return self.floor + (base - self.floor) * 0.5 * (1 + math.cos(math.pi * share))
+        if self.every == "epoch":
+            step -= step % steps_per_epoch
+        warmup = self.warmup_epochs * steps_per_epoch
+        if step < warmup:
+            rises = warmup - 1 if self.warmup_reaches_base else warmup
+            return base * step / max(rises, 1)
+        share = (step - warmup) / (epochs * steps_per_epoch - warmup)
+        return cosine(base, self.floor, share=share)
+
+
+def cosine(start: float, end: float, *, share: float) -> float:
+    """Return where half a cosine from `start` to `end` stands after a share 0-1 of its way."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * share))
