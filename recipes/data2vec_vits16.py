@@ -6,8 +6,8 @@ Ours: not yet measured
 """
 
 from ssl4eo_stream.augment.views import OneView
-from ssl4eo_stream.backbones import beit, transformer_size
-from ssl4eo_stream.methods.data2vec import Data2Vec, Data2VecConfig
+from ssl4eo_stream.backbones import transformer_size
+from ssl4eo_stream.methods.data2vec import Data2Vec, Data2VecConfig, student_backbone
 from ssl4eo_stream.train.loop import train
 from ssl4eo_stream.train.optimizer import Optimizer
 from ssl4eo_stream.train.run import Run, from_command_line
@@ -30,13 +30,10 @@ RUN = Run(
 
 def build(run: Run[Data2VecConfig], channels: int) -> Data2Vec:
     """Assemble the model that this recipe trains."""
-    pixels, method = run.views.size, run.method
-    vit = beit(
-        transformer_size(run.backbone, image_pixels=pixels), in_channels=channels,
-        image_pixels=pixels, layer_scale=method.layer_scale, drop_path=method.drop_path,
-        attention_dropout=method.attention_dropout,
-    )  # fmt: skip
-    return Data2Vec(vit, method)
+    pixels = run.views.size
+    size = transformer_size(run.backbone, image_pixels=pixels)
+    vit = student_backbone(size, run.method, in_channels=channels, image_pixels=pixels)
+    return Data2Vec(vit, run.method)
 
 
 if __name__ == "__main__":

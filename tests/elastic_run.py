@@ -64,7 +64,6 @@ def ids_of(view):
 RUN = Run(
     name="elastic",
     views=MoCoViews(size=8, jitter_probability=0.0, gray_probability=0.0, blur_probability=0.0),
-    backbone="resnet18",
     method=Counting(),
     optimizer=Optimizer(lr=0.01),
     schedule=Schedule(every="epoch"),

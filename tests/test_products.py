@@ -1,5 +1,7 @@
 """Several products at once, and parts of them: joined, selected, left out before any download."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from trees import write_tree
@@ -222,7 +224,7 @@ def test_fractions_are_nested_and_the_same_in_every_run(trees):
 def test_an_epoch_over_patches_shows_every_date_once(trees, workers):
     folder, pixels = trees
     url = str(folder / "all" / "s2c")
-    views = MoCoViews(**{**vars(WHOLE), "season": "random"})
+    views = replace(WHOLE, season="random")
     seen = []
     for location, dates, shown in batches(
         url, views=views, workers=workers, select=Selection(unit="patch")

@@ -70,7 +70,6 @@ def tiny_run(output, **changes):
         data=("nowhere",),
         output=output,
         views=NoViews(),
-        backbone="resnet18",
         method=MoCoConfig(dim=8, queue=32, momentum=0.9, batch_norm_groups=2),
         optimizer=Optimizer(lr=0.1),
         schedule=Schedule(every="epoch"),

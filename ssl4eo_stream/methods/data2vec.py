@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
-from ssl4eo_stream.backbones import Beit, to_input
+from ssl4eo_stream.backbones import Beit, TransformerSize, beit, to_input
 from ssl4eo_stream.methods.block_masks import block_mask
 from ssl4eo_stream.methods.collapse import spread
 from ssl4eo_stream.methods.teacher import frozen_copy, move_towards, without_drop_path
@@ -65,6 +65,16 @@ class Data2VecConfig:
                 raise ValueError(f"--method.{flag} is {value}; it must be within 0-1.")
         if self.beta <= 0:
             raise ValueError(f"--method.beta is {self.beta}; it must be above 0.")
+
+
+def student_backbone(
+    size: TransformerSize, config: Data2VecConfig, *, in_channels: int, image_pixels: int
+) -> Beit:
+    """Return the BEiT that a run trains, arguments as of `backbones.beit`."""
+    return beit(
+        size, in_channels=in_channels, image_pixels=image_pixels, layer_scale=config.layer_scale,
+        drop_path=config.drop_path, attention_dropout=config.attention_dropout,
+    )  # fmt: skip
 
 
 class Student(nn.Module):

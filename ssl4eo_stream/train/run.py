@@ -41,14 +41,14 @@ class Run(Generic[M]):
     """Prefetch, local cache, and what happens where a sample cannot be read."""
     views: Any
     """What the method sees of a location; see ssl4eo_stream.augment.views."""
-    backbone: BackboneName
-    """The network to train; which ones, the recipe says."""
     method: M
     """What defines the method."""
     optimizer: Optimizer
     """How parameters move."""
     schedule: Schedule
     """How the learning rate moves."""
+    backbone: BackboneName = "resnet50"
+    """The network to train, of the kinds that the recipe takes."""
     batch_size: int = 256
     """Locations per step over all ranks together; each rank takes an equal part."""
     accumulate: int = 1
