@@ -5,9 +5,9 @@ folder of one shard of 512 locations of it.
 
 One shard of the tree's patches is repeated (`replicas.py`) until the data set is as long as asked
 for, and streamed for some epochs from a folder and over HTTP (`link.py`). At the end of every epoch
-the trainer's process and every worker tell the memory that they share with nobody (the kernel's
-Private_Clean and Private_Dirty), their open files and threads. Of workers the largest is given. The
-ring of batches is shared by all, counted once, and its size follows from the batch.
+the trainer's process and every worker tell their own memory (the kernel's Anonymous: no file, no
+ring), their open files and threads. Of workers the largest is given. The ring of batches is shared
+by all, given once, and its size follows from the batch.
 """
 
 import argparse
@@ -28,16 +28,16 @@ from ssl4eo_stream.stream.ring import layout
 QUESTION = "Do memory, open files and threads of a loader stay the same from epoch to epoch?"
 
 
-def private_megabytes(pid: int) -> float:
-    """Return the memory that a process shares with no other."""
+def own_megabytes(pid: int) -> float:
+    """Return the memory of a process that no file is behind."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) * 1024 / 1e6
+    return next(int(line.split()[1]) for line in lines if line.startswith("Anonymous:")) * 1024e-6
 
 
 def held(pid: int) -> dict[str, float]:
     """Return what a process holds."""
     return {
-        "private MB": round(private_megabytes(pid), 1),
+        "own MB": round(own_megabytes(pid), 1),
         "open files": len(list(Path(f"/proc/{pid}/fd").iterdir())),
         "threads": len(list(Path(f"/proc/{pid}/task").iterdir())),
     }
