@@ -23,7 +23,7 @@ def test_the_device_renders_what_workers_would(shards, workers):
             render = DeviceViews(native) if native else None
             made.append([
                 torch.stack([view.clone() for view in each]).int()
-                for each in on_device(loader, device=torch.device("cpu"), render=render)
+                for each, _ in on_device(loader, device=torch.device("cpu"), render=render)
             ])  # fmt: skip
     assert len(made[0]) == len(made[1]) == 4
     for ours, theirs in zip(*made, strict=True):

@@ -135,7 +135,11 @@ class Diverging(DrawingMoCo):
 
 
 @pytest.mark.parametrize(
-    ("log_every", "message"), [(1, r"The loss.* at step 4"), (100, r"A weight .* at step 4")]
+    ("log_every", "message"),
+    [
+        (1, r"The loss.*first at step 4, whose batch shows 0000000 .* at step 4"),
+        (100, r"A weight .* at step 4"),
+    ],
 )
 def test_divergence_stops_the_run_and_leaves_a_sound_checkpoint(tmp_path, log_every, message):
     run = tiny_run(tmp_path, log_every=log_every, checkpoint_minutes=0.0)

@@ -224,7 +224,8 @@ class Sides:
     def __init__(self, trainer: Trainer[Any], *, render: Render | None, ahead: int) -> None:
         self._trainer, self._render, self._ahead = trainer, render, ahead
         self._stream = self._for_ever()
-        self._kept = [view.clone() for view in next(self._stream)]
+        views, _ = next(self._stream)
+        self._kept = [view.clone() for view in views]
         self._free(1)
 
     def turn(self, steps: int) -> Round:
@@ -242,7 +243,7 @@ class Sides:
         """Leave the stream."""
         self._stream.close()
 
-    def _for_ever(self) -> Generator[Sequence[Tensor]]:
+    def _for_ever(self) -> Generator[tuple[Sequence[Tensor], list[str]]]:
         while True:
             yield from on_device(
                 self._trainer.loader, device=self._trainer.device, render=self._render
@@ -250,7 +251,8 @@ class Sides:
 
     def _streamed(self, steps: int) -> None:
         for _ in range(steps):
-            self._trainer.advance(next(self._stream))
+            views, keys = next(self._stream)
+            self._trainer.advance(views, keys=keys)
 
     def _free(self, steps: int) -> None:
         for _ in range(steps):

@@ -46,8 +46,10 @@ Render = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
 def on_device(
     loader: Loader, *, device: torch.device, render: Render | None = None
-) -> Iterator[Sequence[Tensor]]:
-    """Yield the rest of the epoch's views on a device, copied while the step before still runs.
+) -> Iterator[tuple[Sequence[Tensor], list[str]]]:
+    """Yield the rest of the epoch on a device, copied while the step before still runs.
+
+    Each batch is its views and its location ids.
 
     Args:
         loader: Where batches come from.
@@ -56,7 +58,7 @@ def on_device(
     """
     if device.type != "cuda":
         for batch in loader:
-            yield render(batch.views) if render else batch.views
+            yield (render(batch.views) if render else batch.views), batch.keys
         return
     copies = torch.cuda.Stream(device)
     compute = torch.cuda.current_stream(device)
@@ -66,6 +68,6 @@ def on_device(
         compute.wait_stream(copies)
         for view in views:
             view.record_stream(compute)
-        yield render(views) if render else views
+        yield (render(views) if render else views), batch.keys
         copies.synchronize()  # the loader writes over a batch's bytes once nobody holds it
         del batch

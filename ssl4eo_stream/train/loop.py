@@ -29,6 +29,7 @@ from ssl4eo_stream.machine import versions
 from ssl4eo_stream.stream.loader import StreamLoader
 from ssl4eo_stream.train import checkpoint
 from ssl4eo_stream.train.feed import Loader, Render, on_device
+from ssl4eo_stream.train.guard import FiniteGuard
 from ssl4eo_stream.train.report import Report
 from ssl4eo_stream.train.run import Run
 from ssl4eo_stream.train.signals import StopSignals
@@ -114,8 +115,8 @@ def fit(
     trainer = Trainer(run, build, loader=loader, device=device)
     with trainer.recording():
         while trainer.step < trainer.last_step:
-            for views in on_device(loader, device=device, render=render):
-                trainer.advance(views)
+            for views, keys in on_device(loader, device=device, render=render):
+                trainer.advance(views, keys=keys)
                 if trainer.step % run.log_every == 0 or trainer.step == trainer.last_step:
                     trainer.record()
                 signum, due = distributed.maximum([stop.received, int(trainer.checkpoint_due())])
@@ -174,6 +175,7 @@ class Trainer(Generic[M]):
         self.bf16 = run.precision == "bf16" or (run.precision == "auto" and device.type == "cuda")
         self.report: Report | None = None
         self._loss_sum = torch.zeros((), device=device)
+        self._guard = FiniteGuard(device)
         self._recorded = self.step, time.monotonic()
         self._saved_time = time.monotonic()
 
@@ -184,8 +186,8 @@ class Trainer(Generic[M]):
                                  epochs=self.run.epochs)  # fmt: skip
         return self.report or nullcontext()
 
-    def advance(self, views: Sequence[Tensor]) -> None:
-        """Do one step on this rank's part of a batch."""
+    def advance(self, views: Sequence[Tensor], *, keys: Sequence[str] = ()) -> None:
+        """Do one step on this rank's part of a batch, `keys` being its location ids."""
         share = self.step / self.total_steps
         self.run.optimizer.set(self.optimizer, rate=self.rate(), share=share)
         self.method.before_step(epoch=self.step / len(self.loader), epochs=self.run.epochs)
@@ -197,6 +199,7 @@ class Trainer(Generic[M]):
                     loss = self.model(own)
                 (loss / parts).backward()
             self._loss_sum += loss.detach() / parts
+            self._guard.watch(loss, step=self.step + 1, keys=keys)
         self.method.before_update()
         norm = self.run.optimizer.clip_gradients(self.trained)
         if norm is not None:
@@ -232,14 +235,19 @@ class Trainer(Generic[M]):
         means = distributed.mean(torch.stack([number.float() for number in numbers])).tolist()
         values = dict(zip(names, means, strict=True))
         if not math.isfinite(values["loss"]):
-            raise self._not_finite(f"The loss, mean over {steps} steps, is {values['loss']}")
+            raise self._not_finite(
+                f"The loss, mean over {steps} steps, is {values['loss']} ({self._guard.found()})"
+            )
         values["lr"] = self.optimizer.param_groups[0]["lr"]
+        if self.device.type == "cuda":
+            values["memory_gigabytes"] = torch.cuda.max_memory_allocated(self.device) / 1e9
         values["samples_per_second"] = steps * self.run.batch_size / seconds
         if self.report:
             epoch = (self.step - 1) // len(self.loader)
             self.report.write(self.step, epoch=epoch, seconds_per_step=seconds / steps,
                               values=values, stats=stats)  # fmt: skip
         self._loss_sum.zero_()
+        self._guard.clear()
         self._recorded = self.step, time.monotonic()
 
     def checkpoint_due(self) -> bool:
