@@ -262,7 +262,11 @@ def test_help_teaches(recipe, capsys, monkeypatch, arguments, words):
 @pytest.mark.slow
 def test_lines_come_while_it_streams_and_ctrl_c_ends_it(shards):
     command = [*COMMAND, "loader", str(shards), "--workers", "1", "--batch-size", "4"]
-    with subprocess.Popen([*command, "--seconds", "600"], stderr=subprocess.PIPE, text=True) as job:
+    # A shell's background job ignores SIGINT, and so would its child; a handler is not inherited.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    job = subprocess.Popen([*command, "--seconds", "600"], stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
+    with job:
         line = job.stderr.readline()
         job.send_signal(signal.SIGINT)
         _, rest = job.communicate(timeout=60)
