@@ -79,6 +79,8 @@ class Worker:
     def __init__(self, start: Start) -> None:
         ours, theirs = Pipe()
         environment = dict(os.environ, PYTHONPATH=os.pathsep.join(p for p in sys.path if p))
+        # obstore reads files on dozens of threads; with a heap for each, memory grows for hours
+        environment.setdefault("MALLOC_ARENA_MAX", "2")
         self._process = subprocess.Popen(
             [sys.executable, "-c", COMMAND, str(theirs.fileno())],
             pass_fds=(theirs.fileno(), start.descriptor),
