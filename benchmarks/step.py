@@ -24,8 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ssl4eo_stream.commands.bench_headspace import headspace, load_recipe
 from ssl4eo_stream.stream.loader import Batch
-from ssl4eo_stream.train.loop import Trainer
 from ssl4eo_stream.train.run import Run, from_command_line
+from ssl4eo_stream.train.trainer import Trainer
 
 QUESTION = "How many samples/s does each recipe's step train?"
 RECIPES = Path(__file__).parents[1] / "recipes"

@@ -7,6 +7,7 @@ Ours: not yet measured
 
 from ssl4eo_stream.augment.views import OneView
 from ssl4eo_stream.backbones import transformer_size
+from ssl4eo_stream.evaluate.knn import EuroSATNeighbours
 from ssl4eo_stream.methods.data2vec import Data2Vec, Data2VecConfig, student_backbone
 from ssl4eo_stream.train.loop import train
 from ssl4eo_stream.train.optimizer import Optimizer
@@ -23,6 +24,7 @@ RUN = Run(
         clip=3.0,
     ),
     schedule=Schedule(every="step", warmup_epochs=10, warmup_reaches_base=True, floor=1e-5),
+    probe=EuroSATNeighbours(),
     batch_size=256,
     epochs=100,
 )  # fmt: skip

@@ -7,6 +7,7 @@ Ours: not yet measured
 
 from ssl4eo_stream.augment.views import DINOViews
 from ssl4eo_stream.backbones import transformer_size, vision_transformer
+from ssl4eo_stream.evaluate.knn import EuroSATNeighbours
 from ssl4eo_stream.methods.dino import DINO, DINOConfig
 from ssl4eo_stream.train.loop import train
 from ssl4eo_stream.train.optimizer import Optimizer
@@ -25,6 +26,7 @@ RUN = Run(
         clip=3.0, clip_each=True, batch_rule="linear",
     ),
     schedule=Schedule(every="step", warmup_epochs=10, warmup_reaches_base=True, floor=1e-6),
+    probe=EuroSATNeighbours(),
     batch_size=256,
     epochs=100,
 )  # fmt: skip

@@ -7,6 +7,7 @@ Ours: not yet measured
 
 from ssl4eo_stream.augment.views import OneView
 from ssl4eo_stream.backbones import transformer_size, vision_transformer
+from ssl4eo_stream.evaluate.knn import EuroSATNeighbours
 from ssl4eo_stream.methods.mae import MAE, MAEConfig
 from ssl4eo_stream.train.loop import train
 from ssl4eo_stream.train.optimizer import Optimizer
@@ -23,6 +24,7 @@ RUN = Run(
         batch_rule="linear",
     ),
     schedule=Schedule(every="step", warmup_epochs=10),
+    probe=EuroSATNeighbours(),
     batch_size=256,
     epochs=100,
 )  # fmt: skip

@@ -7,6 +7,7 @@ Ours: not yet measured
 
 from ssl4eo_stream.augment.views import MoCoViews
 from ssl4eo_stream.backbones import resnet
+from ssl4eo_stream.evaluate.knn import EuroSATNeighbours
 from ssl4eo_stream.methods.moco import MoCo, MoCoConfig
 from ssl4eo_stream.train.loop import train
 from ssl4eo_stream.train.optimizer import Optimizer
@@ -20,6 +21,7 @@ RUN = Run(
     method=MoCoConfig(dim=128, queue=65_536, momentum=0.999, temperature=0.2, batch_norm_groups=4),
     optimizer=Optimizer(lr=0.03, momentum=0.9, weight_decay=1e-4),
     schedule=Schedule(every="epoch"),
+    probe=EuroSATNeighbours(),
     batch_size=256,
     epochs=100,
 )

@@ -7,6 +7,7 @@ Ours: not yet measured
 
 from ssl4eo_stream.augment.views import MoCoViews
 from ssl4eo_stream.backbones import transformer_size, vision_transformer
+from ssl4eo_stream.evaluate.knn import EuroSATNeighbours
 from ssl4eo_stream.methods.moco_v3 import MoCoV3, MoCoV3Config
 from ssl4eo_stream.train.loop import train
 from ssl4eo_stream.train.optimizer import Optimizer
@@ -22,6 +23,7 @@ RUN = Run(
     method=MoCoV3Config(dim=256, hidden=4096, momentum=0.99, temperature=0.2),
     optimizer=Optimizer(name="adamw", lr=1.5e-4, weight_decay=0.1),
     schedule=Schedule(every="step", warmup_epochs=10),
+    probe=EuroSATNeighbours(),
     batch_size=256,
     epochs=100,
 )

@@ -38,6 +38,7 @@ __all__ = [
     "decode_sample",
     "read_band",
     "read_pages",
+    "read_raster",
     "write",
 ]
 
@@ -135,6 +136,25 @@ def _read_with_rasterio(data: bytes, *, name: str) -> tuple[Num[np.ndarray, "h w
                                 crs=source.crs, transform=source.transform) as target:  # fmt: skip
                     target.write(np.zeros((1, 1, 1), np.uint8))
                 return pixels, read_pages(blank.read(), name=name)[0].geo
+    except rasterio.errors.RasterioError as error:
+        raise SourceError(f"{name} can't be read by GDAL: {error}. Download it again.") from error
+
+
+def read_raster(data: bytes, *, name: str) -> Num[np.ndarray, "c h w"]:
+    """Read all bands of a raster of any layout that GDAL knows.
+
+    Raises:
+        SourceError: GDAL can't read it.
+    """
+    try:
+        with (
+            warnings.catch_warnings(
+                action="ignore", category=rasterio.errors.NotGeoreferencedWarning
+            ),
+            rasterio.MemoryFile(data) as file,
+            file.open() as source,
+        ):
+            return source.read()
     except rasterio.errors.RasterioError as error:
         raise SourceError(f"{name} can't be read by GDAL: {error}. Download it again.") from error
 

@@ -25,6 +25,8 @@ MAY_IMPORT = {
     "augment": {"bands"},
     "methods": {"backbones", "distributed"},
     "train": GROUND | {"backbones", "distributed", "machine", "stream", "augment"},
+    "evaluate": GROUND
+    | {"distributed", "stream", "augment", "backbones", "train.schedule", "train.checkpoint"},
     "commands": None,  # anything
     "__init__": {"stream"},
 }

@@ -22,9 +22,9 @@ from ssl4eo_stream import distributed
 from ssl4eo_stream.errors import CheckpointError
 from ssl4eo_stream.methods.moco import MoCo, MoCoConfig
 from ssl4eo_stream.train.checkpoint import checkpoints
-from ssl4eo_stream.train.loop import Trainer
 from ssl4eo_stream.train.optimizer import Optimizer
 from ssl4eo_stream.train.signals import StopSignals
+from ssl4eo_stream.train.trainer import Trainer
 
 
 @pytest.fixture(autouse=True, scope="module")

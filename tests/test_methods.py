@@ -22,7 +22,7 @@ from ssl4eo_stream.methods.data2vec import Data2Vec, Data2VecConfig
 from ssl4eo_stream.methods.dino import DINO, DINOConfig
 from ssl4eo_stream.methods.mae import MAE, MAEConfig
 from ssl4eo_stream.methods.moco_v3 import MoCoV3, MoCoV3Config
-from ssl4eo_stream.train.loop import Method
+from ssl4eo_stream.train.trainer import Method
 
 SIZE = TransformerSize(patch=8, dim=24, depth=2, heads=2)
 METHODS = ["moco_v3", "dino_vit", "dino_conv", "mae", "data2vec"]

@@ -9,7 +9,7 @@ from ranks import run_ranks
 from torch import nn
 
 from ssl4eo_stream.methods.moco import MoCo, MoCoConfig
-from ssl4eo_stream.train.loop import Method
+from ssl4eo_stream.train.trainer import Method
 
 
 def images(batch, *, seed=0, channels=13):

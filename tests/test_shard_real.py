@@ -19,12 +19,17 @@ from ssl4eo_stream.shard.reindex import reindex
 from ssl4eo_stream.shard.verify import verify
 
 
+def unpack(tar, folder):
+    safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # from 3.11.4 on
+    tar.extractall(folder, **safe)
+
+
 @pytest.fixture(scope="module")
 def towns(real_data, tmp_path_factory):
     """48 locations of two dates, L1C, cut from full scenes."""
     folder = tmp_path_factory.mktemp("towns")
     with tarfile.open(real_data / "ssl4eo" / "s2c_2dates_oscd.tar") as tar:
-        tar.extractall(folder, filter="data")
+        unpack(tar, folder)
     return folder
 
 
@@ -33,7 +38,7 @@ def four_seasons(real_data, tmp_path_factory):
     """One L2A location of four dates."""
     folder = tmp_path_factory.mktemp("seasons")
     with tarfile.open(real_data / "ssl4eo" / "s2a_4seasons_boadella.tar") as tar:
-        tar.extractall(folder, filter="data")
+        unpack(tar, folder)
     return folder
 
 

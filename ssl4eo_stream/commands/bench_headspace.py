@@ -25,8 +25,8 @@ from ssl4eo_stream.machine import environment
 from ssl4eo_stream.stream.loader import StreamLoader
 from ssl4eo_stream.stream.verdict import KEEPS_UP, verdict
 from ssl4eo_stream.train.feed import Render, on_device
-from ssl4eo_stream.train.loop import Method, Trainer
 from ssl4eo_stream.train.run import Run
+from ssl4eo_stream.train.trainer import Method, Trainer
 
 ROUNDS = 5
 """Turns that the two sides take, so that a slow minute of the machine falls on both."""

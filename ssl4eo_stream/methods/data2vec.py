@@ -98,11 +98,25 @@ class Student(nn.Module):
             mask: What is hidden.
             rows: The places where `mask` is true, counted over all samples.
         """
-        vit = self.backbone
-        tokens = vit.patch_embed(images)
-        tokens = torch.where(mask[:, :, None], self.mask_token.to(tokens.dtype), tokens)
-        last = vit.norm(through_blocks(vit, tokens)[-1])[:, 1:]
+        last = self.backbone.norm(self.layers(images, mask)[-1])[:, 1:]
         return self.lm_head(last.flatten(0, 1)[rows])
+
+    def layers(
+        self, images: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b l"] | None
+    ) -> list[Float[Tensor, "b one_plus_l d"]]:
+        """Return every block's output, the class token in front, mask tokens where `mask` says."""
+        vit = self.backbone
+        assert vit.rel_pos_bias is not None
+        tokens = vit.patch_embed(images)
+        if mask is not None:
+            tokens = torch.where(mask[:, :, None], self.mask_token.to(tokens.dtype), tokens)
+        x = torch.cat([vit.cls_token.to(tokens.dtype).expand(len(tokens), -1, -1), tokens], dim=1)
+        bias = vit.rel_pos_bias()
+        outputs = []
+        for block in vit.blocks:
+            x = block(x, shared_rel_pos_bias=bias)
+            outputs.append(x)
+        return outputs
 
 
 class Data2Vec(nn.Module):
@@ -130,6 +144,7 @@ class Data2Vec(nn.Module):
         self.student = Student(backbone)
         self.teacher = without_drop_path(frozen_copy(self.student)).eval()
         self.metrics: dict[str, Tensor] = {}
+        self.compiled = ("student.layers", "teacher.layers")
         self.momentum = config.momentum
 
     @property
@@ -178,8 +193,7 @@ class Data2Vec(nn.Module):
         self, images: Float[Tensor, "b c h w"], rows: Int64[Tensor, " m"]
     ) -> Float[Tensor, "m d"]:
         """Return what the teacher holds of the masked patches, seeing the whole image."""
-        vit = self.teacher.backbone
-        layers = through_blocks(vit, vit.patch_embed(images))[-self.config.target_layers :]
+        layers = self.teacher.layers(images, None)[-self.config.target_layers :]
         # only the rows that count are normalized
         masked = [layer[:, 1:].flatten(0, 1)[rows] for layer in layers]
         return mean_of_layers(masked, normalize=self.config.normalize_targets)
@@ -190,20 +204,6 @@ class Data2Vec(nn.Module):
     def after_step(self) -> None:
         """Move the teacher."""
         move_towards(self.teacher, student=self.student, momentum=self.momentum)
-
-
-def through_blocks(
-    vit: Beit, tokens: Float[Tensor, "b l d"]
-) -> list[Float[Tensor, "b one_plus_l d"]]:
-    """Return every block's output for embedded patches, the class token in front."""
-    assert vit.rel_pos_bias is not None
-    x = torch.cat([vit.cls_token.to(tokens.dtype).expand(len(tokens), -1, -1), tokens], dim=1)
-    bias = vit.rel_pos_bias()
-    outputs = []
-    for block in vit.blocks:
-        x = block(x, shared_rel_pos_bias=bias)
-        outputs.append(x)
-    return outputs
 
 
 def mean_of_layers(

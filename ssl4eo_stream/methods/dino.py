@@ -112,6 +112,12 @@ class DINO(nn.Module):
         self.teacher = without_drop_path(frozen_copy(self.student))
         self.register_buffer("center", torch.zeros(1, config.prototypes))
         self.metrics: dict[str, Tensor] = {}
+        self.compiled = (
+            "student.features",
+            "student.head.forward",
+            "teacher.features",
+            "teacher.head.forward",
+        )
         self.momentum, self.temperature, self.frozen = config.momentum, 0.0, False
         self.before_step(epoch=0.0, epochs=1)
 

@@ -72,6 +72,7 @@ class MAE(nn.Module):
         self.decoder_norm = Norm(dim)
         self.decoder_pred = nn.Linear(dim, self.patch**2 * in_channels)
         self.metrics: dict[str, Tensor] = {}
+        self.compiled = ("encode", "decode")
         self._initialize(grid)
 
     @torch.no_grad()
@@ -138,6 +139,25 @@ class MAE(nn.Module):
         whole = rows(torch.cat([tokens[:, 1:], blank], dim=1), restore)
         whole = torch.cat([tokens[:, :1], whole], dim=1) + self.decoder_pos_embed
         return self.decoder_pred(self.decoder_norm(self.decoder_blocks(whole)))[:, 1:]
+
+    @torch.no_grad()
+    def pictures(self, views: Sequence[UInt8[Tensor, "b c h w"]]) -> dict[str, Tensor]:
+        """Return what is left and what becomes of it, (B, C, H, W) 0-1; always the same mask."""
+        (images,) = views
+        patches = patchify(to_input(images, dtype=self.mask_token.dtype), patch=self.patch)
+        noise = torch.rand(patches.shape[:2], generator=torch.Generator().manual_seed(0))
+        kept, restore, mask = random_mask(noise.to(patches.device), share=self.config.mask)
+        # the class's own functions: compiled ones would be compiled again for so few images
+        painted = MAE.decode(self, MAE.encode(self, patches, kept), restore)
+        if self.config.normalize_pixels:
+            variance, mean = torch.var_mean(patches, dim=2, keepdim=True)
+            painted = painted * (variance + 1e-6).sqrt() + mean
+        mask = mask[:, :, None]
+        left, whole = patches * (1 - mask), torch.where(mask > 0, painted, patches)
+        return {
+            "left": unpatchify(left, patch=self.patch),
+            "reconstructed": unpatchify(whole, patch=self.patch),
+        }
 
     def before_update(self) -> None:
         """Leave the gradients as they are."""

@@ -78,6 +78,7 @@ class MoCo(nn.Module):
         self.register_buffer("queue_pointer", torch.zeros(1, dtype=torch.int64))
         self.shuffler = torch.Generator().manual_seed(torch.initial_seed())
         self.metrics: dict[str, Tensor] = {}
+        self.compiled = ("encoder_q.forward", "encoder_k.forward")
 
     @property
     def backbone(self) -> nn.Module:

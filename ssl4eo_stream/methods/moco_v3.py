@@ -80,6 +80,7 @@ class MoCoV3(nn.Module):
         over_all_ranks(self)
         self.momentum_encoder = frozen_copy(self.base_encoder)
         self.metrics: dict[str, Tensor] = {}
+        self.compiled = ("base_encoder.forward", "predictor.forward", "momentum_encoder.forward")
 
     @property
     def backbone(self) -> nn.Module:

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+from jaxtyping import Float
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from ssl4eo_stream.stream.verdict import KEEPS_UP, verdict
@@ -57,10 +60,7 @@ class Report:
         """
         found = verdict({**stats, "wait_share": values["wait_share"]}) if stats else None
         bound = {"verdict": found.bound} if found else {}
-        self._file.write(json.dumps({"step": step, "epoch": epoch, **values, **bound}) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        self._keep(step, {"epoch": epoch, **values, **bound})
         left = timedelta(seconds=round(seconds_per_step * (self._total_steps - step)))
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         waits = f"  {found.bound}" if found and values["wait_share"] > KEEPS_UP else ""
@@ -68,6 +68,23 @@ class Report:
             "epoch %d/%d  step %d/%d  %s%s  ETA %s",
             epoch + 1, self._epochs, step, self._total_steps, numbers, waits, left,
         )  # fmt: skip
+
+    def note(self, step: int, *, values: Mapping[str, float]) -> None:
+        """Record numbers that belong to no step's training."""
+        self._keep(step, values)
+        logger.info("step %d  %s", step, "  ".join(f"{k} {v:.4g}" for k, v in values.items()))
+
+    def picture(self, name: str, image: Float[Tensor, "3 h w"], *, step: int) -> None:
+        """Show a picture, 0-1, in TensorBoard."""
+        self._board.add_image(name, image, step)
+        self._board.flush()
+
+    def _keep(self, step: int, values: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            if isinstance(value, float):
+                self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Bring everything to disk."""

@@ -19,7 +19,8 @@ M = TypeVar("M")
 
 MACHINE_FIELDS = frozenset(
     {"data", "reading", "output", "workers", "render", "device", "resume", "log_every", "max_steps",
-     "checkpoint_minutes", "checkpoint_keep", "checkpoint_keep_epochs"}
+     "checkpoint_minutes", "checkpoint_keep", "checkpoint_keep_epochs", "compile", "probe",
+     "picture_steps"}
 )  # fmt: skip
 """Fields that say where and how a run goes, not what comes out of it."""
 
@@ -68,6 +69,13 @@ class Run(Generic[M]):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Autocast of the networks; auto is bf16 on CUDA and fp32 on a CPU. Losses, queues and
     weights stay fp32."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Whether torch.compile makes the networks' kernels; auto is on on CUDA, off on a CPU. The
+    first step of every shape then takes a minute or two."""
+    probe: Any = None
+    """A task that the features are asked while they are trained; see ssl4eo_stream.evaluate."""
+    picture_steps: int = 1000
+    """Steps between two sets of pictures in TensorBoard; the first step has one too. 0 for none."""
     resume: Literal["auto", "never"] | Path = "auto"
     """auto goes on from the newest checkpoint in the output that loads; never wants an output
     without checkpoints; a path goes on from that file."""
@@ -87,7 +95,7 @@ class Run(Generic[M]):
         least = {
             "batch_size": 1, "accumulate": 1, "epochs": 1, "seed": 0, "workers": 0,
             "checkpoint_minutes": 0, "checkpoint_keep": 1, "checkpoint_keep_epochs": 1,
-            "log_every": 1, "max_steps": 1,
+            "log_every": 1, "max_steps": 1, "picture_steps": 0,
         }  # fmt: skip
         for name, smallest in least.items():
             value = getattr(self, name)

@@ -1,0 +1,1 @@
+"""What features are worth: tasks with labels, and what answers them."""
