@@ -34,7 +34,7 @@ class Report:
     def __init__(self, folder: Path, *, step: int, total_steps: int, epochs: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._total_steps, self._epochs = total_steps, epochs
-        drop_after(folder / METRICS, step=step)
+        drop_after(folder / METRICS, step=step or -1)  # a new run keeps nothing, not even step 0
         self._file = (folder / METRICS).open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 

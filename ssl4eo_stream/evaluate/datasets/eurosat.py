@@ -9,10 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import cv2
 import numpy as np
-import torch
 from jaxtyping import Int64, UInt8
-from torchvision.io import ImageReadMode, decode_jpeg
 from tqdm import tqdm
 
 from ssl4eo_stream import geotiff
@@ -21,8 +20,8 @@ from ssl4eo_stream.errors import SourceError
 
 BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B9", "B10", "B11", "B12", "B8A")
 """Order in the GeoTIFFs: B8A is last, as the classes' mean spectra show (torchgeo says so too)."""
-RGB = ("B4", "B3", "B2")
-"""Channels of the JPEGs."""
+BGR = ("B2", "B3", "B4")
+"""Channels of the JPEGs as OpenCV returns them."""
 RGB_DN = 2750
 """Digital number that the JPEGs show as 255 (their authors' rendering)."""
 PIXELS = 64
@@ -91,16 +90,15 @@ def _decoded(data: bytes, *, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
     if name.endswith(".tif"):
         values, order = geotiff.read_raster(data, name=name), BANDS
     else:
-        coded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        try:
-            values, order = np.asarray(decode_jpeg(coded, mode=ImageReadMode.RGB)), RGB
-        except RuntimeError as error:
-            raise SourceError(f"{name} is no JPEG. Download it again.") from error
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        if pixels is None:
+            raise SourceError(f"{name} can't be read as JPEG. Download it again.")
+        values, order = pixels.transpose(2, 0, 1), BGR
     if values.shape != (len(order), PIXELS, PIXELS):
         raise SourceError(
             f"{name} is of shape {values.shape}, EuroSAT's are {(len(order), PIXELS, PIXELS)}."
         )
-    scale = RGB_DN / 255 if order is RGB else 1.0
+    scale = RGB_DN / 255 if order is BGR else 1.0
     return values.astype(np.float64) * scale, order
 
 
