@@ -96,10 +96,12 @@ def free(name: str, options: argparse.Namespace, *, device: torch.device) -> dic
         arguments = ["--data", "nowhere", "--output", scratch, *flags(name, options, cuda=cuda)]
         run = replace(from_command_line(default, arguments=arguments), output=Path(scratch))
         loader = OneBatch(run, device)
-        trainer = Trainer(run, build, loader=loader, device=device)
+        plain = replace(run, compile="off")  # the counter does not see into compiled kernels
+        trainer = Trainer(plain, build, loader=loader, device=device)
         with FlopCounterMode(display=False) as counter:
             trainer.advance(loader.views)
         gigaflops = counter.get_total_flops() / 1e9 / run.batch_size
+        trainer = Trainer(run, build, loader=loader, device=device)
         for _ in range(options.steps):  # compiles, chooses kernels
             trainer.advance(loader.views)
         rates = []

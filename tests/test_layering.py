@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "geotiff": {"errors", "strips"},
     "retry": {"errors"},
     "failure": {"errors", "retry"},
-    "store": {"errors", "failure", "retry"},
+    "download": {"errors", "failure", "retry"},
+    "store": {"download", "errors", "failure", "retry"},
     "tars": {"errors", "retry", "store"},
     "shard": GROUND,
     "stream": GROUND | {"distributed", "shard.manifest", "shard.form", "shard.quantize"},
@@ -30,8 +31,8 @@ MAY_IMPORT = {
     "commands": None,  # anything
     "__init__": {"stream"},
 }
-NO_TORCH = {"shard", "strips", "geotiff", "store", "retry", "failure", "tars", "sample", "bands",
-            "errors"}  # fmt: skip
+NO_TORCH = {"shard", "strips", "geotiff", "store", "retry", "failure", "download", "tars", "sample",
+            "bands", "errors"}  # fmt: skip
 """Stages whose processes must not pay for importing torch."""
 STREAM_WITH_TORCH = {"stream.batch", "stream.foreign"}
 """What only the trainer imports."""
@@ -40,7 +41,7 @@ ONE_DOOR = {
     "rasterio": {"geotiff"},
     "imagecodecs": {"geotiff", "strips"},
     "simplejpeg": {"geotiff", "strips"},
-    "obstore": {"store"},
+    "obstore": {"store", "download"},
     "tenacity": {"retry"},
     "timm": {"backbones"},
 }

@@ -79,6 +79,23 @@ def test_any_number_of_bands_trains(name, channels):
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_what_is_to_be_compiled_is_there_and_called(name):
+    method, called = make(name), []
+    for path in method.compiled:
+        owner, _, function = path.rpartition(".")
+        owner = method.get_submodule(owner)
+        inner = getattr(owner, function)
+
+        def counted(*args, path=path, inner=inner):
+            called.append(path)
+            return inner(*args)
+
+        setattr(owner, function, counted)
+    method(views_of(name))
+    assert set(called) == set(method.compiled)
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_gradients_reach_all_that_is_trained_and_nothing_else(name):
     method = make(name).train()
     method.before_step(epoch=5.0, epochs=10)

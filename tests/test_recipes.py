@@ -5,8 +5,10 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -116,6 +118,25 @@ def test_torchrun_and_on_with_fewer_ranks(shards, tmp_path):
     launch([*torchrun, "--nproc-per-node", "2", recipe, *arguments, "--max-steps", "1"])
     assert "goes on from step 1" in launch([sys.executable, recipe, *arguments, "--max-steps", "3"])
     assert recorded_steps(tmp_path) == [1, 2, 3]
+
+
+def can_compile():
+    """Return whether torch.compile can make kernels for a CPU here."""
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    return bool(shutil.which("c++") or shutil.which("g++")) and headers.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_compile(), reason="torch.compile needs a C++ compiler and Python.h")
+def test_compiled_steps_are_the_same(shards, tmp_path):
+    losses = []
+    for choice in ("on", "off"):
+        arguments = flags("mae_vits16", data=shards, output=tmp_path / choice)
+        launch([sys.executable, str(ROOT / "recipes/mae_vits16.py"), *arguments,
+                "--max-steps", "3", "--compile", choice])  # fmt: skip
+        lines = (tmp_path / choice / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["loss"] for line in lines])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 COMPLETE = ["--data", "s3://bucket/s2c", "--output", "runs/x"]

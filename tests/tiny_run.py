@@ -118,9 +118,8 @@ def assert_same_state(a, b):
         assert torch.equal(value, b.model[name]), name
     assert a.optimizer["state"].keys() == b.optimizer["state"].keys()
     for number, state in a.optimizer["state"].items():
-        assert torch.equal(
-            state["momentum_buffer"], b.optimizer["state"][number]["momentum_buffer"]
-        )
+        for name, value in state.items():
+            assert torch.equal(value, b.optimizer["state"][number][name]), (number, name)
     assert len(a.rng) == len(b.rng)
     for ours, theirs in zip(a.rng, b.rng, strict=True):
         assert torch.equal(ours["cpu"], theirs["cpu"])

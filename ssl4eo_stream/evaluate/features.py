@@ -23,6 +23,8 @@ def features(
     """
     modes = [(module, module.training) for module in backbone.modules()]
     backbone.eval()
+    for buffer in backbone.buffers():  # rank 0's batch norm statistics are those that are kept
+        distributed.broadcast(buffer)
     parameter = next(backbone.parameters())
     ranks = distributed.world_size()
     own = torch.arange(-(-len(images) // ranks)) * ranks + distributed.rank()

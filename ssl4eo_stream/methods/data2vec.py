@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ssl4eo_stream.backbones import Beit, TransformerSize, beit, to_input
 from ssl4eo_stream.methods.block_masks import block_mask
 from ssl4eo_stream.methods.collapse import spread
-from ssl4eo_stream.methods.teacher import frozen_copy, move_towards, without_drop_path
+from ssl4eo_stream.methods.teacher import MovingAverage, frozen_copy, without_drop_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +143,7 @@ class Data2Vec(nn.Module):
         self.config, self.grid = config, backbone.patch_embed.grid_size[0]
         self.student = Student(backbone)
         self.teacher = without_drop_path(frozen_copy(self.student)).eval()
+        self.average = MovingAverage(self.teacher, student=self.student)
         self.metrics: dict[str, Tensor] = {}
         self.compiled = ("student.layers", "teacher.layers")
         self.momentum = config.momentum
@@ -203,7 +204,7 @@ class Data2Vec(nn.Module):
 
     def after_step(self) -> None:
         """Move the teacher."""
-        move_towards(self.teacher, student=self.student, momentum=self.momentum)
+        self.average.move(momentum=self.momentum)
 
 
 def mean_of_layers(

@@ -16,7 +16,7 @@ from ssl4eo_stream.backbones import VisionTransformer, to_input
 from ssl4eo_stream.methods.batch_norm import over_all_ranks
 from ssl4eo_stream.methods.collapse import entropy, spread
 from ssl4eo_stream.methods.heads import DINOHead
-from ssl4eo_stream.methods.teacher import frozen_copy, momentum_at, move_towards, without_drop_path
+from ssl4eo_stream.methods.teacher import MovingAverage, frozen_copy, momentum_at, without_drop_path
 
 NUM_GLOBAL = 2
 """Large crops, which the teacher sees."""
@@ -110,6 +110,7 @@ class DINO(nn.Module):
                              "a ResNet has none. Give 0.")  # fmt: skip
         self.student = Branch(over_all_ranks(backbone), config)
         self.teacher = without_drop_path(frozen_copy(self.student))
+        self.average = MovingAverage(self.teacher, student=self.student)
         self.register_buffer("center", torch.zeros(1, config.prototypes))
         self.metrics: dict[str, Tensor] = {}
         self.compiled = (
@@ -186,7 +187,7 @@ class DINO(nn.Module):
 
     def after_step(self) -> None:
         """Move the teacher."""
-        move_towards(self.teacher, student=self.student, momentum=self.momentum)
+        self.average.move(momentum=self.momentum)
 
 
 def class_tokens(vit: VisionTransformer, images: Float[Tensor, "n c h w"]) -> Tensor:

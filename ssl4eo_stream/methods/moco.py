@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from ssl4eo_stream import distributed
 from ssl4eo_stream.backbones import to_input
+from ssl4eo_stream.methods.collapse import spread
 from ssl4eo_stream.methods.heads import projection
-from ssl4eo_stream.methods.teacher import frozen_copy, move_towards
+from ssl4eo_stream.methods.teacher import MovingAverage, frozen_copy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,7 @@ class MoCo(nn.Module):
         self.config = config
         self.encoder_q = Encoder(backbone, dim=config.dim)
         self.encoder_k = frozen_copy(self.encoder_q)
+        self.average = MovingAverage(self.encoder_k, student=self.encoder_q)
         self.register_buffer("queue", F.normalize(torch.randn(config.dim, config.queue), dim=0))
         self.register_buffer("queue_pointer", torch.zeros(1, dtype=torch.int64))
         self.shuffler = torch.Generator().manual_seed(torch.initial_seed())
@@ -99,14 +101,15 @@ class MoCo(nn.Module):
         k = _own_rows(keys)  # (B, D)
         logits = self.logits(q, k)  # (B, 1 + K)
         labels = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
-        self.metrics = {"top1": (logits.detach().argmax(dim=1) == labels).float().mean()}
+        found = logits.detach().argmax(dim=1) == labels
+        self.metrics = {"top1": found.float().mean(), "spread": spread(q)}
         self.enqueue(keys)
         return F.cross_entropy(logits, labels)
 
     @torch.no_grad()
     def before_step(self, *, epoch: float, epochs: int) -> None:  # noqa: ARG002 - always the same
         """Move the key encoder: before the keys of the step, after the update of the last."""
-        move_towards(self.encoder_k, student=self.encoder_q, momentum=self.config.momentum)
+        self.average.move(momentum=self.config.momentum)
 
     def before_update(self) -> None:
         """Leave the gradients as they are."""
@@ -189,8 +192,10 @@ def _batch_statistics_only(network: nn.Module, *, when: bool) -> Iterator[None]:
 
     Only the first group records, as only rank 0's statistics survive in a run with a GPU a group.
     """
+    if not when:
+        yield
+        return
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    norms = norms if when else []
     for norm in norms:
         norm.track_running_stats = False
     try:

@@ -18,7 +18,7 @@ from ssl4eo_stream.methods.batch_norm import over_all_ranks
 from ssl4eo_stream.methods.collapse import spread
 from ssl4eo_stream.methods.heads import normed_mlp
 from ssl4eo_stream.methods.positions import sincos_table
-from ssl4eo_stream.methods.teacher import frozen_copy, momentum_at, move_towards
+from ssl4eo_stream.methods.teacher import MovingAverage, frozen_copy, momentum_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +79,7 @@ class MoCoV3(nn.Module):
         self.predictor = normed_mlp(config.dim, config.hidden, config.dim)
         over_all_ranks(self)
         self.momentum_encoder = frozen_copy(self.base_encoder)
+        self.average = MovingAverage(self.momentum_encoder, student=self.base_encoder)
         self.metrics: dict[str, Tensor] = {}
         self.compiled = ("base_encoder.forward", "predictor.forward", "momentum_encoder.forward")
 
@@ -91,7 +92,7 @@ class MoCoV3(nn.Module):
     def before_step(self, *, epoch: float, epochs: int) -> None:
         """Move the momentum encoder: before the keys of the step, after the update of the last."""
         momentum = momentum_at(epoch / epochs, start=self.config.momentum)
-        move_towards(self.momentum_encoder, student=self.base_encoder, momentum=momentum)
+        self.average.move(momentum=momentum)
 
     def forward(self, views: Sequence[UInt8[Tensor, "b c h w"]]) -> Float[Tensor, ""]:
         """Return the loss of two views of the same places."""

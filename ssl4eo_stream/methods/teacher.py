@@ -5,7 +5,7 @@ import math
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ssl4eo_stream.backbones import DropPath
 
@@ -17,14 +17,27 @@ def frozen_copy(student: Network) -> Network:
     return copy.deepcopy(student).requires_grad_(False)
 
 
-@torch.no_grad()
-def move_towards(teacher: nn.Module, *, student: nn.Module, momentum: float) -> None:
-    """Set every parameter of the teacher to momentum * teacher + (1 - momentum) * student.
+class MovingAverage:
+    """Keeps a teacher's parameters the moving average of a student's, in one kernel for all.
 
     Buffers stay: a teacher in training mode gathers its own batch norm statistics.
+
+    Args:
+        teacher: Changed in place.
+        student: A network of the same parameters.
     """
-    slow, fast = tuple(teacher.parameters()), tuple(student.parameters())
-    torch._foreach_lerp_(slow, fast, 1 - momentum)  # pyright: ignore[reportPrivateImportUsage]
+
+    def __init__(self, teacher: nn.Module, *, student: nn.Module) -> None:
+        self._networks = teacher, student
+        self._parameters: tuple[list[Tensor], ...] = ()
+
+    @torch.no_grad()
+    def move(self, *, momentum: float) -> None:
+        """Set every parameter of the teacher to momentum * teacher + (1 - momentum) * student."""
+        if not self._parameters:  # gathered once; where they lie is settled by the first step
+            self._parameters = tuple([*network.parameters()] for network in self._networks)
+        slow, fast = self._parameters
+        torch._foreach_lerp_(slow, fast, 1 - momentum)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def momentum_at(share: float, *, start: float) -> float:

@@ -100,6 +100,7 @@ class Trainer(Generic[M]):
                 self.module,
                 device_ids=[device] if device.type == "cuda" else None,
                 gradient_as_bucket_view=True,
+                broadcast_buffers=False,  # queues and centres agree; of statistics rank 0's count
             )
         self.bf16 = run.precision == "bf16" or (run.precision == "auto" and device.type == "cuda")
         self.report: Report | None = None

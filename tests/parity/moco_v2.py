@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ssl4eo_stream import distributed
 from ssl4eo_stream.methods.moco import MoCo, MoCoConfig
-from ssl4eo_stream.methods.teacher import move_towards
+from ssl4eo_stream.methods.teacher import MovingAverage
 from ssl4eo_stream.train.optimizer import Optimizer
 from ssl4eo_stream.train.schedule import Schedule
 
@@ -162,7 +162,7 @@ def test_moco_v2_moving_average(dtype):
     arrays, _ = read("moco_v2_fn.npz")
     student, teacher = (Named(part(arrays, f"ema/in/{key}/"), dtype) for key in "qk")
     for _ in range(3):
-        move_towards(teacher, student=student, momentum=float(arrays["ema/in/m"]))
+        MovingAverage(teacher, student=student).move(momentum=float(arrays["ema/in/m"]))
     wants = part(arrays, "ema/out/k_after3/")
     assert wants
     for name, want in wants.items():
