@@ -36,7 +36,7 @@ from ssl4eo_stream.shard.manifest import INDEX, Index
 from ssl4eo_stream.store import coalesce
 from ssl4eo_stream.stream import fetch as fetch_module
 from ssl4eo_stream.stream import work as work_module
-from ssl4eo_stream.stream.fetch import REMOTE_GAP_BYTES, REQUEST_BYTES
+from ssl4eo_stream.stream.fetch import GAP_BYTES, REQUEST_BYTES
 from ssl4eo_stream.stream.mixing import distinct_groups, mean_distance, meet_again, rank_batches
 from ssl4eo_stream.stream.plan import BLOCK_CHUNKS, CHUNK_LOCATIONS, Topology, order
 from ssl4eo_stream.stream.setup import Reading
@@ -60,7 +60,7 @@ class Setting:
     """Locations of a chunk."""
     block: int = BLOCK_CHUNKS
     """Chunks of a block."""
-    gap_bytes: int = REMOTE_GAP_BYTES
+    gap_bytes: int = GAP_BYTES
     """Unwanted bytes that are read rather than asking twice."""
 
     def columns(self) -> dict[str, object]:
@@ -181,12 +181,12 @@ def ordered_by(setting: Setting) -> Iterator[None]:
     work_module.order = partial(
         order, chunk_locations=setting.chunk, block_chunks=setting.block
     )  # fmt: skip
-    fetch_module.REMOTE_GAP_BYTES = setting.gap_bytes
+    fetch_module.GAP_BYTES = setting.gap_bytes
     try:
         yield
     finally:
         work_module.order = order
-        fetch_module.REMOTE_GAP_BYTES = REMOTE_GAP_BYTES
+        fetch_module.GAP_BYTES = GAP_BYTES
 
 
 def measured(

@@ -22,10 +22,10 @@ from ssl4eo_stream.stream.work import Work
 
 logger = logging.getLogger(__name__)
 
-LOCAL_GAP_BYTES = 256 << 10
-"""Unwanted bytes read from a file rather than asking twice; a request costs 60 µs of processor."""
-REMOTE_GAP_BYTES = 1 << 20
-"""The same for object storage, where a request costs tens of milliseconds."""
+GAP_BYTES = 256 << 10
+"""Unwanted bytes that are read rather than asked around: of a MoCo epoch's bytes every second is in
+vain then. A request costs a file 30 µs of processor and object storage tens of milliseconds, which
+others fill."""
 REQUEST_BYTES = 16 << 20
 """Largest single request; storage gives one connection about 90 MB/s."""
 
@@ -125,9 +125,7 @@ class Fetch:
         """
         if len(work):
             self._samples.append((work, 0))
-            self._requests.append(
-                _requests(work, shards=self._shards, choose=choose, shown=self._shown)
-            )
+            self._requests.append(_requests(work, choose=choose, shown=self._shown))
             self._upcoming = self._upcoming or self._next_request()
 
     def __iter__(self) -> "Fetch":
@@ -185,7 +183,6 @@ def _wanted(views: tuple[Seen, ...]) -> list[tuple[int, int]]:
 def _requests(
     work: Work,
     *,
-    shards: tuple[Shards, ...],
     choose: Choose,
     shown: dict[tuple[int, int], tuple[Seen, ...]],
 ) -> Iterator[_Request]:
@@ -202,10 +199,9 @@ def _requests(
                 end = start + int(work.lengths[base + date, product])
                 files.setdefault(file, []).append((start, end, (row, date, product)))
         for (_, product, shard), members in files.items():
-            gap = LOCAL_GAP_BYTES if shards[product].store.is_local else REMOTE_GAP_BYTES
             yield from _coalesced(
                 sorted(members), work=work, product=product, shard=shard,
-                block=(work.epoch, int(work.blocks[first])), gap_bytes=gap,
+                block=(work.epoch, int(work.blocks[first])), gap_bytes=GAP_BYTES,
             )  # fmt: skip
 
 
