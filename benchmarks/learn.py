@@ -38,7 +38,7 @@ SMALL_RUN = {
     "dino_rn50": (),
     "dino_vits16": ("--optimizer.lr", "5e-3"),
     "mae_vits16": ("--optimizer.lr", "1.5e-2"),
-    "data2vec_vits16": ("--optimizer.lr", "1e-3", "--method.momentum", "0.99"),
+    "data2vec_vits16": (),
 }
 """On top of step.py's: a recipe's own rate is for 100 epochs of large batches, not for this."""
 AVERAGED = 10

@@ -19,6 +19,9 @@ from ssl4eo_stream.bands import Band
 from ssl4eo_stream.evaluate.datasets import eurosat
 from ssl4eo_stream.evaluate.features import features
 
+ASKED_AT_ONCE = 1024
+"""Images that ask at the same time: EuroSAT's cosines all at once would be 1.5 GB."""
+
 
 def votes(
     asking: Float[Tensor, "n d"],
@@ -37,11 +40,15 @@ def votes(
         neighbours: How many vote.
         temperature: Cosines are divided by this.
     """
-    cosines = F.normalize(asking, dim=1) @ F.normalize(answering, dim=1).T  # (N, M)
-    nearest, which = cosines.topk(min(neighbours, len(answering)), dim=1)
-    weights = (nearest / temperature).softmax(dim=1)
-    count = int(classes.max()) + 1
-    return weights.new_zeros(len(asking), count).scatter_add_(1, classes[which], weights)
+    answering = F.normalize(answering, dim=1)
+    neighbours, count = min(neighbours, len(answering)), int(classes.max()) + 1
+    shares = []
+    for some in F.normalize(asking, dim=1).split(ASKED_AT_ONCE):
+        nearest, which = (some @ answering.T).topk(neighbours, dim=1)  # (n, neighbours) each
+        weights = (nearest / temperature).softmax(dim=1)
+        empty = weights.new_zeros(len(some), count)
+        shares.append(empty.scatter_add_(1, classes[which], weights))
+    return torch.cat(shares)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +94,8 @@ class EuroSATNeighbours:
         images, asks = torch.from_numpy(data.images), torch.from_numpy(data.asked)
 
         def ask(backbone: nn.Module) -> dict[str, float]:
-            found = features(backbone, images, pixels=pixels).float()
+            # Features of a network just drawn may differ in the eighth digit only.
+            found = features(backbone, images, pixels=pixels).double()
             classes = torch.from_numpy(data.classes).to(found.device)
             asking, answering = asks.to(found.device), ~asks.to(found.device)
             shares = votes(
