@@ -36,7 +36,7 @@ SMALL_RUN = {
     "moco_rn50": ("--method.queue", "32"),
     "moco_vits16": ("--optimizer.lr", "5e-3"),
     "dino_rn50": (),
-    "dino_vits16": ("--optimizer.lr", "5e-3"),
+    "dino_vits16": (),
     "mae_vits16": ("--optimizer.lr", "1.5e-2"),
     "data2vec_vits16": (),
 }
