@@ -260,14 +260,14 @@ def test_the_loader_streams_other_people_s_shards_like_its_own(built, tmp_path):
 
 def test_memory_is_bounded_by_the_range_not_by_the_shard(folder):
     path = folder / "s1-000001.tar"
-    write_tar(path, members_of(path) | {"big.bin": bytes(6 * RANGE_BYTES)})
+    write_tar(path, members_of(path) | {"big.bin": bytes(8 * RANGE_BYTES)})
     tracemalloc.start()
     try:
         reindex(str(folder))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 3 * RANGE_BYTES
+    assert peak < 4 * RANGE_BYTES  # one that is read, the one before, and what is cut out of it
 
 
 def test_patterns_name_some_of_the_tars_and_mistakes_say_so(folder, tmp_path):

@@ -22,7 +22,9 @@ RGB = [band for band in S2C.bands if band.name in ("B2", "B3", "B4")]
 @dataclass(frozen=True, kw_only=True)
 class Views:
     num_views: int = 2
-    size: int = 8
+
+    def shapes(self, num_channels):
+        return ((num_channels, 8, 8),) * self.num_views
 
 
 @dataclass(frozen=True)

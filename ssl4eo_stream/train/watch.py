@@ -55,7 +55,10 @@ class Watch:
         self._run, self._channels = run, false_colours(bands)
         probe: Probe | None = run.probe
         self._every_epochs = probe.every_epochs if probe else 0
-        self._ask = probe.opened(bands=bands, pixels=run.views.size) if probe else None
+        self._ask = None
+        if probe:
+            side = run.views.shapes(len(bands))[0][2]
+            self._ask = probe.opened(bands=bands, pixels=side)
 
     def before(self, trainer: Trainer[Any]) -> None:
         """Ask the network as it was drawn, if the run begins; all ranks call this."""
