@@ -7,7 +7,8 @@ their time; whatever that doesn't know goes to rasterio.
 import io
 import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -115,7 +116,9 @@ def read_band(data: Buffer, *, name: str) -> tuple[Num[np.ndarray, "h w"], GeoTa
         return _read_with_rasterio(bytes(data), name=name)
 
 
-def _read_with_rasterio(data: bytes, *, name: str) -> tuple[Num[np.ndarray, "h w"], GeoTags]:
+@contextmanager
+def _opened(data: bytes, *, name: str) -> Iterator[rasterio.DatasetReader]:
+    """Open a raster with GDAL; what goes wrong with it inside names it."""
     try:
         with (
             warnings.catch_warnings(
@@ -124,20 +127,25 @@ def _read_with_rasterio(data: bytes, *, name: str) -> tuple[Num[np.ndarray, "h w
             rasterio.MemoryFile(data) as file,
             file.open() as source,
         ):
-            if source.count != 1:
-                raise SourceError(
-                    f"{name} has {source.count} bands; a source file holds one. "
-                    "Split it into one file per band."
-                )
-            pixels = source.read(1)
-            # GDAL writes the georeference as tags again: one form, whatever the source's was.
-            with rasterio.MemoryFile() as blank:
-                with blank.open(driver="GTiff", width=1, height=1, count=1, dtype="uint8",
-                                crs=source.crs, transform=source.transform) as target:  # fmt: skip
-                    target.write(np.zeros((1, 1, 1), np.uint8))
-                return pixels, read_pages(blank.read(), name=name)[0].geo
+            yield source
     except rasterio.errors.RasterioError as error:
         raise SourceError(f"{name} can't be read by GDAL: {error}. Download it again.") from error
+
+
+def _read_with_rasterio(data: bytes, *, name: str) -> tuple[Num[np.ndarray, "h w"], GeoTags]:
+    with _opened(data, name=name) as source:
+        if source.count != 1:
+            raise SourceError(
+                f"{name} has {source.count} bands; a source file holds one. "
+                "Split it into one file per band."
+            )
+        pixels = source.read(1)
+        # GDAL writes the georeference as tags again: one form, whatever the source's was.
+        with rasterio.MemoryFile() as blank:
+            with blank.open(driver="GTiff", width=1, height=1, count=1, dtype="uint8",
+                            crs=source.crs, transform=source.transform) as target:  # fmt: skip
+                target.write(np.zeros((1, 1, 1), np.uint8))
+            return pixels, read_pages(blank.read(), name=name)[0].geo
 
 
 def read_raster(data: bytes, *, name: str) -> Num[np.ndarray, "c h w"]:
@@ -146,17 +154,8 @@ def read_raster(data: bytes, *, name: str) -> Num[np.ndarray, "c h w"]:
     Raises:
         SourceError: GDAL can't read it.
     """
-    try:
-        with (
-            warnings.catch_warnings(
-                action="ignore", category=rasterio.errors.NotGeoreferencedWarning
-            ),
-            rasterio.MemoryFile(data) as file,
-            file.open() as source,
-        ):
-            return source.read()
-    except rasterio.errors.RasterioError as error:
-        raise SourceError(f"{name} can't be read by GDAL: {error}. Download it again.") from error
+    with _opened(data, name=name) as source:
+        return source.read()
 
 
 def write(pages: Sequence[PageContent], *, codec: Codec) -> bytes:
