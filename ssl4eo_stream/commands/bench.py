@@ -10,10 +10,8 @@ from typing import Annotated, Any
 import tyro
 
 from ssl4eo_stream.commands import bench_headspace, bench_loader, bench_shuffle
+from ssl4eo_stream.commands.arguments import INTERRUPTED, USAGE
 from ssl4eo_stream.errors import Ssl4eoError
-
-USAGE = 2
-INTERRUPTED = 130
 
 
 def measure(arguments: Sequence[str]) -> tuple[dict[str, Any], str, Path | None]:

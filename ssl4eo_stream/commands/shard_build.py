@@ -1,0 +1,109 @@
+"""`ssl4eo-shard build`: a tree of GeoTIFFs -> shards."""
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ssl4eo_stream.bands import ProductName
+from ssl4eo_stream.commands.arguments import CPUS, USAGE, Workers, progress_bar
+from ssl4eo_stream.geotiff import Codec
+from ssl4eo_stream.shard.build import Built, build
+from ssl4eo_stream.shard.pack import OnMissing, ShardDone
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """Write the shards of one product of a GeoTIFF tree.
+
+    SRC holds s1/, s2a/ or s2c/, each with a folder per location (6 or 7 digits), in it a folder
+    per date, in it one GeoTIFF per band and perhaps metadata.json; or SRC is one such product's
+    folder. DEST gets tars of 512 ids each, index.parquet (GeoParquet: a row per location) and, last
+    of all, manifest.json, which makes it a data set. Every date is one GeoTIFF, whose pages keep
+    the bands at their native 10, 20 and 60 m.
+
+    Stop it whenever you like: the same command goes on where it stopped, and on a finished DEST it
+    makes again only the shards whose locations were added or removed. It looks at ids, not at
+    pixels: to renew a shard whose files changed, remove its tar first. The same input gives the
+    same bytes on any machine. One build at a time per DEST.
+    """
+
+    source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SRC")]
+    """The tree, or one product's folder of it."""
+    dest: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DEST")]
+    """Folder for the shards of this one product; made if missing."""
+    product: ProductName
+    """Sentinel-1 (s1: VV, VH), Sentinel-2 L2A (s2a: 12 bands) or L1C (s2c: 13 bands)."""
+    codec: Annotated[str, tyro.conf.arg(metavar="jpeg:Q|zstd|zstd16")] = "jpeg:90"
+    """How pixels are kept; in brackets, KB a Sentinel-2 patch of a town.
+    jpeg:Q: lossy bytes of quality Q, 1-100 (90: 85, 75: 48).
+    zstd: lossless bytes (211).
+    zstd16: the source's own values, uint16 DN or float32 dB (542)."""
+    samples_per_shard: Annotated[int, tyro.conf.arg(metavar="N")] = 512
+    """Ids per shard; shard number = id // this. Keep it the same for products trained together."""
+    workers: Workers = CPUS
+    """Processes; 1 works in this one. Each needs about 300 MB."""
+    locations: Annotated[Path | None, tyro.conf.arg(metavar="IDS.csv")] = None
+    """Take these locations alone: a CSV file with a column `id`, or an id a line."""
+    on_missing: OnMissing = "error"
+    """What to do about a location that can't be had whole.
+    error: stop at the first. skip: leave it out, and list it in DEST/skipped.jsonl.
+    Such are: a band missing, cut, of the wrong size or type; no date at all;
+    named by IDS.csv, or there in another product of SRC, but not in this one
+    (give the product's own folder as SRC to look at that alone).
+    Fewer dates than other locations are fine."""
+
+
+def run(options: Build) -> int:
+    """Build, with a bar; returns the exit code."""
+    try:
+        Codec.parse(options.codec)
+        if options.samples_per_shard < 1:
+            raise ValueError(f"--samples-per-shard is {options.samples_per_shard}; give 1 or more.")
+    except ValueError as error:
+        sys.stderr.write(f"ssl4eo-shard: {error}\n")
+        return USAGE
+    start = time.monotonic()
+    bytes_read = 0
+    with progress_bar() as bar:
+
+        def begin(locations: int) -> None:
+            bar.reset(total=locations)
+
+        def advance(shard: ShardDone) -> None:
+            nonlocal bytes_read
+            bytes_read += shard.bytes_read
+            rate = bytes_read / 1e6 / (time.monotonic() - start)
+            bar.set_postfix_str(f"{rate:.1f} MB/s read", refresh=False)
+            bar.update(shard.locations + len(shard.skipped))
+
+        built = build(
+            options.source,
+            options.dest,
+            product=options.product,
+            codec=options.codec,
+            samples_per_shard=options.samples_per_shard,
+            workers=options.workers,
+            locations=options.locations,
+            on_missing=options.on_missing,
+            on_start=begin,
+            on_shard=advance,
+        )
+    sys.stdout.write(_summary(built, seconds=time.monotonic() - start) + "\n")
+    return 0
+
+
+def _summary(built: Built, *, seconds: float) -> str:
+    manifest = built.manifest
+    size, shards = sum(shard.bytes for shard in manifest.shards), len(manifest.shards)
+    skipped = f", {len(built.skipped)} skipped (skipped.jsonl)" if built.skipped else ""
+    return (
+        f"{manifest.product} {manifest.codec}: shards {shards} ({built.built} written, "
+        f"{built.kept} kept), locations {manifest.locations}{skipped}, patches {manifest.patches}, "
+        f"{size / 1e6:.1f} MB, {size / manifest.patches / 1e3:.1f} KB a patch; "
+        f"read {built.bytes_read / 1e6:.1f} MB in {seconds:.1f} s, "
+        f"{built.bytes_read / 1e6 / seconds:.1f} MB/s"
+    )
