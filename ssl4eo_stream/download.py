@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 COLLECTED_SHARE = 1 / 8
 """Part of the least that must come in a window (`RetryPolicy`) which the client collects before it
 hands bytes over: 160 KiB by default. At every smaller piece Python and the client's threads wait
-for each other: 2.6 instead of 1.0 ms of processor per MB. What was collected is lost where an
-answer breaks off, so from the second attempt on every byte is kept as it comes."""
+for each other, which costs more processor than the bytes themselves. What was collected is lost
+where an answer breaks off, so from the second attempt on every byte is kept as it comes."""
 
 
 class Download:

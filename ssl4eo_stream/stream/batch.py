@@ -18,7 +18,7 @@ from ssl4eo_stream.stream.ring import Shape, layout
 class Batch:
     """B samples, each seen in V views."""
 
-    views: tuple[UInt8[Tensor, "b c h w"], ...]
+    views: tuple[UInt8[Tensor, "b c _ _"], ...]
     """One tensor per view: bytes as stored, value = byte * scale + offset of the manifest."""
     keys: list[str]
     """Location ids, seven digits."""

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 GAP_BYTES = 256 << 10
 """Unwanted bytes that are read rather than asked around: of a MoCo epoch's bytes every second is in
-vain then. A request costs a file 30 µs of processor and object storage tens of milliseconds, which
+vain then. A request costs a file next to nothing and object storage tens of milliseconds, which
 others fill."""
 REQUEST_BYTES = 16 << 20
 """Largest single request; storage gives one connection about 90 MB/s."""

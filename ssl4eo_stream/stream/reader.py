@@ -101,7 +101,7 @@ class Reader:
         self._fetch.add(work, choose=choose)
         self._left += len(work)
 
-    def fill(self, out: list[UInt8[np.ndarray, "b c h w"]]) -> Samples:
+    def fill(self, out: list[UInt8[np.ndarray, "b c _ _"]]) -> Samples:
         """Write the next batch into `out`, one array per view.
 
         Raises:
@@ -182,7 +182,7 @@ class Reader:
         self,
         sample: Fetched,
         planes: dict[tuple[int, int], Planes],
-        out: list[UInt8[np.ndarray, "c h w"]],
+        out: list[UInt8[np.ndarray, "c _ _"]],
         *,
         key: int,
         clock: Clock,

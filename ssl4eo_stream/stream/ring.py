@@ -29,7 +29,7 @@ def layout(shapes: tuple[Shape, ...], *, batch_size: int) -> tuple[list[int], in
 
 def views_of(
     slot: UInt8[np.ndarray, " bytes"], shapes: tuple[Shape, ...], *, batch_size: int
-) -> list[UInt8[np.ndarray, "b c h w"]]:
+) -> list[UInt8[np.ndarray, "b c _ _"]]:
     """Return a slot's memory as one array per view."""
     starts, _ = layout(shapes, batch_size=batch_size)
     return [

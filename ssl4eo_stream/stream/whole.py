@@ -124,7 +124,7 @@ class WholeShardReader:
         self._store = Store.open(self._setup.url, options=self._setup.storage_options)
         self._locations = self._read(self._store)
 
-    def fill(self, out: list[UInt8[np.ndarray, "b c h w"]]) -> Samples | None:
+    def fill(self, out: list[UInt8[np.ndarray, "b c _ _"]]) -> Samples | None:
         """Write the next batch into `out`, one array per view; None if what is left is less.
 
         Raises:
@@ -145,7 +145,7 @@ class WholeShardReader:
         return Samples(ids=ids, dates=dates, replaced=(), clock=self._counted(clock))
 
     def _render(
-        self, location: _Location, out: list[UInt8[np.ndarray, "c h w"]], *, clock: Clock
+        self, location: _Location, out: list[UInt8[np.ndarray, "c _ _"]], *, clock: Clock
     ) -> tuple[int, ...]:
         """Write a location's views and return which dates they show."""
         epoch = self._epoch + (location.lap << LAP_BITS)
