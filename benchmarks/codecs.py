@@ -21,7 +21,7 @@ from report import summary, table, write_result
 from ssl4eo_stream.bands import PRODUCTS, Product
 from ssl4eo_stream.geotiff import Codec
 from ssl4eo_stream.shard.form import Form
-from ssl4eo_stream.shard.pack import encode
+from ssl4eo_stream.shard.locations import encode
 from ssl4eo_stream.shard.quantize import from_bytes
 from ssl4eo_stream.shard.source import Patch, list_ids, product_folder, read_location, read_patch
 from ssl4eo_stream.stream.decode import Decoder

@@ -64,7 +64,7 @@ def find_tars(url: str, *, options: Mapping[str, Any] | None = None) -> Tars:
                 f"{store.url} can't be listed over HTTP. Name the tars in the URL: "
                 f"{store.url}/s2c-{{000000..000489}}.tar."
             )
-        sizes = _list(store)
+        sizes = {n: size for n, size in list_objects(store).items() if n.endswith(".tar")}
         if not sizes:
             raise ShardError(f"{store.url} holds no *.tar. Give the folder that holds the shards.")
         return Tars(url=as_url(url), store=store, sizes=sizes)
@@ -81,8 +81,12 @@ def find_tars(url: str, *, options: Mapping[str, Any] | None = None) -> Tars:
     return Tars(url=folder, store=store, sizes=dict(zip(names, sizes, strict=True)))
 
 
-def _list(store: Store) -> dict[str, int]:
-    """Return the tars of this very folder, without what lies in folders of it: name -> bytes."""
+def list_objects(store: Store) -> dict[str, int]:
+    """Return what lies in this very folder, without what lies in folders of it: name -> bytes.
+
+    Raises:
+        StorageError: It can't be listed.
+    """
     progress = Progress(what=store.url, policy=store.retrier.policy)
     found: dict[str, int] = {}
 
@@ -92,7 +96,7 @@ def _list(store: Store) -> dict[str, int]:
         found.update((each["path"].rpartition("/")[2], each["size"]) for each in answer["objects"])
 
     store.retrier.run(ask, progress=progress)
-    return {name: found[name] for name in sorted(found) if name.endswith(".tar")}
+    return {name: found[name] for name in sorted(found)}
 
 
 def place_of(name: str) -> tuple[int, int | None] | None:

@@ -17,13 +17,18 @@ from ssl4eo_stream.shard.pack import OnMissing, ShardDone
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
-    """Write the shards of one product of a GeoTIFF tree.
+    """Write the shards of one product of a GeoTIFF tree, or of an archive of one.
 
     SRC holds s1/, s2a/ or s2c/, each with a folder per location (6 or 7 digits), in it a folder
     per date, in it one GeoTIFF per band and perhaps metadata.json; or SRC is one such product's
-    folder. DEST gets tars of 512 ids each, index.parquet (GeoParquet: a row per location) and, last
-    of all, manifest.json, which makes it a data set. Every date is one GeoTIFF, whose pages keep
-    the bands at their native 10, 20 and 60 m.
+    folder. Or SRC is an archive of such a folder as it is published: s2_l1c.tar.gz, its pieces
+    's2_l1c.tar.gz.part*' (in quotes), a plain .tar; also at s3://, gs://, az://, https://. That is
+    read once, front to back, and never unpacked; DEST/.parts needs the room of the shards
+    meanwhile.
+
+    DEST gets tars of 512 ids each, index.parquet (GeoParquet: a row per location) and, last of all,
+    manifest.json, which makes it a data set. Every date is one GeoTIFF, whose pages keep the bands
+    at their native 10, 20 and 60 m.
 
     Stop it whenever you like: the same command goes on where it stopped, and on a finished DEST it
     makes again only the shards whose locations were added or removed. It looks at ids, not at
@@ -31,8 +36,8 @@ class Build:
     same bytes on any machine. One build at a time per DEST.
     """
 
-    source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SRC")]
-    """The tree, or one product's folder of it."""
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SRC")]
+    """The tree, or one product's folder of it; or an archive of it, path or URL."""
     dest: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DEST")]
     """Folder for the shards of this one product; made if missing."""
     product: ProductName
@@ -70,7 +75,16 @@ def run(options: Build) -> int:
     bytes_read = 0
     with progress_bar() as bar:
 
+        def read(done: int, size: int) -> None:
+            nonlocal bytes_read
+            if not bytes_read:
+                bar.unit, bar.unit_scale = "B", True
+                bar.reset(total=size)
+            bar.update(done - bytes_read)
+            bytes_read = done
+
         def begin(locations: int) -> None:
+            bar.unit, bar.unit_scale = " locations", False
             bar.reset(total=locations)
 
         def advance(shard: ShardDone) -> None:
@@ -89,6 +103,7 @@ def run(options: Build) -> int:
             workers=options.workers,
             locations=options.locations,
             on_missing=options.on_missing,
+            on_read=read,
             on_start=begin,
             on_shard=advance,
         )

@@ -1,21 +1,13 @@
-"""A tree -> a finished data set: what is left to do, who does it, and the manifest at the end."""
+"""A source -> a finished data set: what is left to do, who does it, and the manifest at the end."""
 
 import hashlib
 import json
 import logging
-import multiprocessing
-import os
 import shutil
-from collections.abc import Callable, Generator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import wait
-from multiprocessing.synchronize import Event
 from pathlib import Path
-from signal import SIG_IGN, SIGINT, SIGTERM, signal
-from threading import Thread
 
 import pyarrow as pa
 
@@ -23,6 +15,7 @@ from ssl4eo_stream.bands import PRODUCTS, Product, ProductName
 from ssl4eo_stream.errors import ShardError, SourceError
 from ssl4eo_stream.geotiff import Codec
 from ssl4eo_stream.sample import location_key, read_ids
+from ssl4eo_stream.shard.archive import is_archive
 from ssl4eo_stream.shard.manifest import (
     INDEX,
     MANIFEST,
@@ -30,15 +23,17 @@ from ssl4eo_stream.shard.manifest import (
     Manifest,
     index_bytes,
 )
-from ssl4eo_stream.shard.pack import OnMissing, ShardDone, ShardTask, Skipped, pack_shard
-from ssl4eo_stream.shard.parts import PARTS, atomic_file, prepare, read_part
-from ssl4eo_stream.shard.source import (
-    examples,
-    list_ids,
-    product_folder,
-    shard_plan,
-    sibling_ids,
+from ssl4eo_stream.shard.pack import OnMissing, ShardDone, ShardTask, Skipped
+from ssl4eo_stream.shard.parts import (
+    PARTS,
+    atomic_file,
+    compare,
+    drop_others,
+    prepare,
+    read_part,
 )
+from ssl4eo_stream.shard.processes import pack_all
+from ssl4eo_stream.shard.work import Asked, of_archive, of_tree
 
 SKIPPED = "skipped.jsonl"
 logger = logging.getLogger(__name__)
@@ -61,7 +56,7 @@ class Built:
 
 
 def build(
-    source: Path,
+    source: Path | str,
     dest: Path,
     *,
     product: ProductName,
@@ -70,6 +65,7 @@ def build(
     workers: int = 1,
     locations: Path | None = None,
     on_missing: OnMissing = "error",
+    on_read: Callable[[int, int], None] = lambda _done, _size: None,
     on_start: Callable[[int], None] = lambda _: None,
     on_shard: Callable[[ShardDone], None] = lambda _: None,
 ) -> Built:
@@ -77,6 +73,7 @@ def build(
 
     Args:
         source: The tree, or the product's folder in it; from the tree, other products count too.
+            Or an archive of it, path or URL: `.tar`, `.tar.gz`, or its pieces by `*`.
         dest: Where the shards go; made if missing.
         product: Which product.
         codec: How pixels are stored: `jpeg:Q`, `zstd` or `zstd16`.
@@ -84,94 +81,69 @@ def build(
         workers: Processes; 0 and 1 work in this one.
         locations: CSV file of the ids to take; all if None.
         on_missing: `error` stops at the first missing or broken location, `skip` leaves such out.
+        on_read: Called with the bytes of an archive that have been read, and its size.
         on_start: Called once with the number of locations to pack.
         on_shard: Called after each shard.
 
     Raises:
         ValueError: The codec is not known.
-        SourceError: The tree is empty, or something in it is missing or broken.
+        SourceError: The source is empty, or something in it is missing or broken.
         ShardError: `dest` holds shards of other settings.
-        StorageError: `dest` can't be written.
+        StorageError: `dest` can't be written, or an archive not read.
     """
     storage = Codec.parse(codec)
-    folder = product_folder(source, product=product)
-    ids = list_ids(folder)
-    wanted = set(ids) if locations is None else read_ids(locations)
-    others = sibling_ids(folder) if folder != source else {}
-    if locations is not None:
-        others = {name: theirs & wanted for name, theirs in others.items()}
-    absent = _absent(folder, ids=set(ids), wanted=wanted, others=others, on_missing=on_missing)
-    plan = shard_plan(wanted & set(ids), samples_per_shard=samples_per_shard)
-    if not plan:
-        raise SourceError(
-            f"{folder} holds no location to pack: {len(ids)} folders are named by an id of 6 or 7 "
-            f"digits, {len(wanted)} were asked for. Give the folder that holds {product}/."
-        )
     form = _form(PRODUCTS[product], codec=storage, samples_per_shard=samples_per_shard)
-    prepare(dest, form=form, plan=plan)
+    wanted = None if locations is None else read_ids(locations)
+    asked = Asked(form=form, codec=storage, wanted=wanted, on_missing=on_missing)
+    if not is_archive(str(source)):
+        work = of_tree(Path(source), asked)
+        prepare(dest, form=form)
+    elif (dest / MANIFEST).exists():
+        return _finished_before(dest, form=form)
+    else:
+        prepare(dest, form=form)
+        work = of_archive(str(source), dest, asked, workers=workers, on_read=on_read)
+    numbers = {*work.shards, *work.kept}
+    drop_others(dest, product, numbers=numbers)
     finished = {
-        number: part
-        for number, members in plan.items()
+        number
+        for number, members in work.shards.items()
         if (part := read_part(dest, product, number))
-        and part[0]["id"].to_pylist() == [location_key(i) for i in members]
+        and part[0]["id"].to_pylist() == [location_key(i) for i in members.ids()]
     }
     tasks = [
         ShardTask(
-            number=number,
-            source=folder,
-            folders={i: ids[i] for i in members},
-            dest=dest,
-            product=product,
-            codec=storage,
-            on_missing=on_missing,
+            number=number, locations=members, dest=dest, product=product, on_missing=on_missing
         )
-        for number, members in plan.items()
+        for number, members in work.shards.items()
         if number not in finished
     ]
-    on_start(sum(len(task.folders) for task in tasks))
+    on_start(sum(len(task.locations.ids()) for task in tasks))
     done: list[ShardDone] = []
-    with closing(_run(tasks, workers=workers)) as shards:
+    with closing(pack_all(tasks, workers=workers)) as shards:
         for shard in shards:
             done.append(shard)
             on_shard(shard)
-    skipped = absent + [item for shard in done for item in shard.skipped]
+    skipped = [*work.absent, *(item for shard in done for item in shard.skipped)]
     empty = {shard.number for shard in done if not shard.locations}
-    manifest = _finish(dest, form=form, numbers=set(plan) - empty, skipped=skipped)
+    manifest = _finish(dest, form=form, numbers=numbers - empty, skipped=skipped)
     return Built(
         manifest=manifest,
         built=sum(shard.locations > 0 for shard in done),
-        kept=len(finished),
+        kept=len(finished) + len(work.kept),
         skipped=tuple(sorted(skipped, key=lambda item: item.id)),
         bytes_read=sum(shard.bytes_read for shard in done),
     )
 
 
-def _absent(
-    folder: Path,
-    *,
-    ids: set[int],
-    wanted: set[int],
-    others: dict[str, set[int]],
-    on_missing: OnMissing,
-) -> list[Skipped]:
-    """Ids that were asked for, or that another product of the tree has, and this one lacks."""
-    reasons = dict.fromkeys(wanted - ids, "not in the source")
-    for name, theirs in others.items():
-        if alone := (ids & wanted) - theirs:
-            logger.warning(
-                "%s lacks %d locations that %s has, training on both will leave them out: %s",
-                *(folder.parent / name, len(alone), folder, examples(alone)),
-            )
-        reasons |= dict.fromkeys(theirs - ids, f"only in {name}")
-    if reasons:
-        text = (
-            f"{folder} lacks {len(reasons)} locations that were asked for or that another product "
-            f"has: {examples(reasons)}."
-        )
-        if on_missing == "error":
-            raise SourceError(f"{text} Download them, or go on with --on-missing skip.")
-        logger.warning("%s They are left out.", text)
-    return [Skipped(id=location_key(i), reason=reason) for i, reason in sorted(reasons.items())]
+def _finished_before(dest: Path, *, form: Manifest) -> Built:
+    """What there is to say of a finished data set, whose archive is not read a second time."""
+    compare(dest, form=form)
+    manifest = Manifest.from_json((dest / MANIFEST).read_bytes(), url=str(dest / MANIFEST))
+    logger.warning(
+        "%s is finished; the archive is not read again. Remove the folder to start anew.", dest
+    )
+    return Built(manifest=manifest, built=0, kept=len(manifest.shards), skipped=(), bytes_read=0)
 
 
 def _form(product: Product, *, codec: Codec, samples_per_shard: int) -> Manifest:
@@ -192,53 +164,6 @@ def _form(product: Product, *, codec: Codec, samples_per_shard: int) -> Manifest
         shards=(),
         index_sha256="",
     )
-
-
-def _run(tasks: list[ShardTask], *, workers: int) -> Generator[ShardDone, None, None]:
-    if workers <= 1:
-        yield from (pack_shard(task, stopped=lambda: False) for task in tasks)
-        return
-    context = multiprocessing.get_context("spawn")  # GDAL's threads don't survive a fork
-    stop = context.Event()
-    with ProcessPoolExecutor(
-        min(workers, max(1, len(tasks))), context, initializer=_start_worker, initargs=(stop,)
-    ) as pool:
-        try:
-            for future in as_completed([pool.submit(_pack_in_worker, task) for task in tasks]):
-                yield future.result()
-        except BrokenProcessPool as error:
-            raise ShardError(
-                "a worker process died, most likely for want of memory. Run again with fewer "
-                "--workers: finished shards are kept."
-            ) from error
-        finally:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-
-
-_stop: Event | None = None
-
-
-def _start_worker(stop: Event) -> None:
-    """Runs first in a worker: the parent alone answers signals, and says so by an event."""
-    global _stop  # noqa: PLW0603 - a pool's initializer has no other way to hand it over
-    _stop = stop
-    signal(SIGINT, SIG_IGN)
-    signal(SIGTERM, SIG_IGN)
-    Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent() -> None:
-    """A parent that is killed tells nobody; its workers would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "runs in a worker"
-    wait([parent.sentinel])
-    os._exit(1)
-
-
-def _pack_in_worker(task: ShardTask) -> ShardDone:
-    assert _stop is not None, "the pool's initializer ran"
-    return pack_shard(task, stopped=_stop.is_set)
 
 
 def _finish(dest: Path, *, form: Manifest, numbers: set[int], skipped: list[Skipped]) -> Manifest:

@@ -14,13 +14,12 @@ from typing import BinaryIO, Literal
 
 from ssl4eo_stream.bands import PRODUCTS, Product, ProductName
 from ssl4eo_stream.errors import SourceError
-from ssl4eo_stream.geotiff import Codec, PageContent, read_pages, write
+from ssl4eo_stream.geotiff import read_pages
 from ssl4eo_stream.sample import Location, location_key
+from ssl4eo_stream.shard.locations import Locations, Packed
 from ssl4eo_stream.shard.manifest import IndexRow, ShardEntry, index_table, shard_name
 from ssl4eo_stream.shard.parts import atomic_file, part_path, write_part
 from ssl4eo_stream.shard.prefixes import prefixes
-from ssl4eo_stream.shard.quantize import to_bytes
-from ssl4eo_stream.shard.source import Patch, read_location, read_patch
 
 OnMissing = Literal["skip", "error"]
 
@@ -35,16 +34,12 @@ class ShardTask:
 
     number: int
     """Shard number."""
-    source: Path
-    """Folder that holds the locations' folders."""
-    folders: dict[int, str]
-    """Location id -> folder name, in order of ids."""
+    locations: Locations
+    """What to write."""
     dest: Path
     """Folder for shards."""
     product: ProductName
     """Which product."""
-    codec: Codec
-    """How pixels are stored."""
     on_missing: OnMissing
     """Whether a broken location is left out, or stops the build."""
 
@@ -71,27 +66,6 @@ class ShardDone:
     """Locations left out."""
     bytes_read: int
     """Size of all source files read."""
-
-
-def encode(patch: Patch, *, product: Product, codec: Codec) -> bytes:
-    """Return a patch as the GeoTIFF of a shard: a page per native grid, finest first."""
-    pages = []
-    for grid in product.grids:
-        bands = [patch.bands[c] for c in grid.channels]
-        if not codec.keeps_source_values:
-            bands = [
-                to_bytes(pixels, band=product.bands[c])
-                for c, pixels in zip(grid.channels, bands, strict=True)
-            ]
-        names = " ".join(product.names[c] for c in grid.channels)
-        pages.append(
-            PageContent(
-                bands=bands,
-                geo=patch.geo[grid.channels[0]],
-                description=f"{product.name} {names}",
-            )
-        )
-    return write(pages, codec=codec)
 
 
 def location_json(location: Location, *, product: Product) -> bytes:
@@ -134,24 +108,18 @@ def pack_shard(task: ShardTask, *, stopped: Callable[[], bool]) -> ShardDone:
     part_path(task.dest, task.product, task.number).unlink(missing_ok=True)
     with atomic_file(path) as file:
         writer = _TarWriter(file)
-        for number, folder in task.folders.items():
+        for number in task.locations.ids():
             if stopped():
                 raise StoppedError
             try:
-                location = read_location(task.source / folder, product=product)
-                members = []
-                for acquisition in location.acquisitions:
-                    patch = read_patch(acquisition, product=product)
-                    members.append(encode(patch, product=product, codec=task.codec))
-                    bytes_read += patch.bytes_read
+                packed = task.locations.read(number)
             except SourceError as error:
                 if task.on_missing == "error":
                     raise
                 skipped.append(Skipped(id=location_key(number), reason=str(error)))
                 continue
-            rows.append(
-                _write_location(writer, location, members, product=product, shard=task.number)
-            )
+            rows.append(_write_location(writer, packed, product=product, shard=task.number))
+            bytes_read += packed.bytes_read
         writer.finish()
     if rows:
         entry = ShardEntry(
@@ -164,19 +132,16 @@ def pack_shard(task: ShardTask, *, stopped: Callable[[], bool]) -> ShardDone:
         write_part(task.dest, task.product, index_table(rows), entry)
     else:
         path.unlink()
+    task.locations.clear()
     return ShardDone(
         number=task.number, locations=len(rows), skipped=tuple(skipped), bytes_read=bytes_read
     )
 
 
 def _write_location(
-    writer: "_TarWriter",
-    location: Location,
-    members: list[bytes],
-    *,
-    product: Product,
-    shard: int,
+    writer: "_TarWriter", packed: Packed, *, product: Product, shard: int
 ) -> IndexRow:
+    location, members = packed.location, packed.members
     writer.add(f"{location.key}.json", location_json(location, product=product))
     offsets = []
     beginnings = []

@@ -11,7 +11,7 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -50,15 +50,14 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
-def prepare(dest: Path, *, form: Manifest, plan: dict[int, tuple[int, ...]]) -> None:
+def prepare(dest: Path, *, form: Manifest) -> None:
     """Make a destination ready: its settings are ours, its parts tell what is finished.
 
-    Shards that are no longer in the plan go, and so do temporary files of a build that was killed.
+    Temporary files of a build that was killed go.
 
     Args:
         dest: The folder; made if missing.
         form: The manifest to be, without shards.
-        plan: The ids of every shard.
 
     Raises:
         ShardError: The folder holds shards of other settings.
@@ -67,27 +66,46 @@ def prepare(dest: Path, *, form: Manifest, plan: dict[int, tuple[int, ...]]) -> 
     parts = dest / PARTS
     try:
         dest.mkdir(parents=True, exist_ok=True)
-        manifest_path, settings_path = dest / MANIFEST, parts / SETTINGS
-        for path in (manifest_path, settings_path):
-            if path.exists():
-                _compare(Manifest.from_json(path.read_bytes(), url=str(path)), form, path=path)
+        compare(dest, form=form)
         parts.mkdir(exist_ok=True)
-        with atomic_file(settings_path) as file:
+        with atomic_file(parts / SETTINGS) as file:
             file.write(form.to_json())
-        if manifest_path.exists():
+        if (dest / MANIFEST).exists():
             _parts_from_index(dest)
-            manifest_path.unlink()
+            (dest / MANIFEST).unlink()
         for stale in [*dest.glob(f".{form.product}-*.tar.tmp-*"), *parts.glob(".*.tmp-*")]:
             stale.unlink()
-        for tar in dest.glob(f"{form.product}-*.tar"):
-            number = tar.stem.removeprefix(f"{form.product}-")
-            if number.isdecimal() and int(number) not in plan:
-                part_path(dest, form.product, int(number)).unlink(missing_ok=True)
-                tar.unlink()
     except OSError as error:
         raise StorageError(
             f"{dest} can't be prepared: {error}. Check the path, its permissions and free space."
         ) from error
+
+
+def drop_others(dest: Path, product: str, *, numbers: Collection[int]) -> None:
+    """Remove finished shards of other numbers: their locations are no longer in the source.
+
+    Raises:
+        StorageError: One can't be removed.
+    """
+    try:
+        for tar in dest.glob(f"{product}-*.tar"):
+            number = tar.stem.removeprefix(f"{product}-")
+            if number.isdecimal() and int(number) not in numbers:
+                part_path(dest, product, int(number)).unlink(missing_ok=True)
+                tar.unlink()
+    except OSError as error:
+        raise StorageError(f"{dest} can't be tidied: {error}. Check its permissions.") from error
+
+
+def compare(dest: Path, *, form: Manifest) -> None:
+    """See whether the shards of a folder, finished or not, are of the same settings.
+
+    Raises:
+        ShardError: They are of others.
+    """
+    for path in (dest / MANIFEST, dest / PARTS / SETTINGS):
+        if path.exists():
+            _compare(Manifest.from_json(path.read_bytes(), url=str(path)), form, path=path)
 
 
 def _compare(there: Manifest, ours: Manifest, *, path: Path) -> None:

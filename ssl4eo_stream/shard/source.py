@@ -8,7 +8,7 @@ folder; everything below is read per location, where the work is done.
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -131,64 +131,105 @@ def read_location(folder: Path, *, product: Product) -> Location:
             "Download the location again, or leave it out with --on-missing skip."
         )
     metadata = {name: _metadata(folder / name / METADATA) for name in names}
-    acquisitions = sorted(
-        (_acquisition(folder / name, metadata[name], product=product) for name in names),
-        key=lambda acquisition: (acquisition.time, acquisition.name),
-    )
-    first = acquisitions[0]
-    lon, lat = metadata[first.name].get("lon"), metadata[first.name].get("lat")
-    if not isinstance(lon, int | float) or not isinstance(lat, int | float):
+    acquisitions = [
+        acquisition_of(
+            metadata[name],
+            folder=str(folder / name),
+            bands=tuple(folder / name / f"{band}.tif" for band in product.names),
+        )
+        for name in names
+    ]
+
+    def position(first: Acquisition) -> tuple[float, float]:
         path = first.bands[product.grids[0].channels[0]]
         pixels, geo = read_band(_file_bytes(path), name=str(path))
         try:
-            lon, lat = centre(geo, pixels.shape[1], pixels.shape[0])
+            return centre(geo, pixels.shape[1], pixels.shape[0])
         except SourceError as error:
             raise SourceError(f"{path} has {error}.") from error
-    return Location(
-        id=int(folder.name), lon=float(lon), lat=float(lat), acquisitions=tuple(acquisitions)
-    )
+
+    return location_of(int(folder.name), acquisitions, metadata=metadata, position=position)
+
+
+def location_of(
+    number: int,
+    acquisitions: Iterable[Acquisition],
+    *,
+    metadata: Mapping[str, Mapping[str, Any]],
+    position: Callable[[Acquisition], tuple[float, float]],
+) -> Location:
+    """Put the dates of a location in order, and find out where it lies.
+
+    Args:
+        number: Location id.
+        acquisitions: Its dates.
+        metadata: Name of each -> its properties; the first date's `lon` and `lat` are believed.
+        position: Asked for longitude and latitude by the first date where there are none.
+    """
+    ordered = sorted(acquisitions, key=lambda acquisition: (acquisition.time, acquisition.name))
+    first = ordered[0]
+    lon, lat = metadata[first.name].get("lon"), metadata[first.name].get("lat")
+    if not isinstance(lon, int | float) or not isinstance(lat, int | float):
+        lon, lat = position(first)
+    return Location(id=number, lon=float(lon), lat=float(lat), acquisitions=tuple(ordered))
 
 
 def _metadata(path: Path) -> dict[str, Any]:
-    """Properties of an acquisition: flat (the release) or nested (later downloads), or none."""
+    """Properties of an acquisition, or none where there is no such file."""
     try:
-        data = path.read_bytes()
+        return properties_of(path.read_bytes(), name=str(path))
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise SourceError(f"{path} can't be read: {error}. Check its permissions.") from error
+
+
+def properties_of(data: bytes, *, name: str) -> dict[str, Any]:
+    """Return an acquisition's properties from its JSON: flat (the release) or nested (later).
+
+    Raises:
+        SourceError: It is no JSON object.
+    """
     try:
         fields = json.loads(data)
         if not isinstance(fields, dict):
             raise ValueError(f"a {type(fields).__name__} where an object belongs")
     except ValueError as error:
         raise SourceError(
-            f"{path} is not readable JSON: {error}. Download it again, or remove it: "
+            f"{name} is not readable JSON: {error}. Download it again, or remove it: "
             "pixels and dates do without."
         ) from error
     nested = fields.get("properties")
     return {**fields, **nested} if isinstance(nested, dict) else fields
 
 
-def _acquisition(folder: Path, fields: dict[str, Any], *, product: Product) -> Acquisition:
+def acquisition_of(
+    fields: Mapping[str, Any], *, folder: str, bands: tuple[Path, ...] = ()
+) -> Acquisition:
+    """Return what an acquisition's folder name and properties say of it.
+
+    Raises:
+        SourceError: Neither has a date.
+    """
     cloud = fields.get("CLOUDY_PIXEL_PERCENTAGE")
+    name = Path(folder).name
     return Acquisition(
-        name=folder.name,
-        time=_sensing_time(folder, fields),
+        name=name,
+        time=_sensing_time(name, fields, folder=folder),
         cloud_percent=float(cloud) if isinstance(cloud, int | float) else None,
         properties={
             name: fields[name]
             for name in KEPT_PROPERTIES
             if isinstance(fields.get(name), str | int | float | bool)
         },
-        bands=tuple(folder / f"{name}.tif" for name in product.names),
+        bands=bands,
     )
 
 
-def _sensing_time(folder: Path, fields: dict[str, Any]) -> datetime:
+def _sensing_time(name: str, fields: Mapping[str, Any], *, folder: str) -> datetime:
     """Time from the folder's name, or from `system:time_start` (ms since 1970) or `date`."""
     try:
-        if found := SENSED.search(folder.name):
+        if found := SENSED.search(name):
             text = found[1] + (found[2] or "000000")
             return datetime.strptime(text, "%Y%m%d%H%M%S").replace(tzinfo=UTC)
         if "system:time_start" in fields:
@@ -207,10 +248,23 @@ def read_patch(acquisition: Acquisition, *, product: Product) -> Patch:
     Raises:
         SourceError: A band is missing, unreadable, of the wrong size or type, or not finite.
     """
+    files = [(str(path), _file_bytes(path)) for path in acquisition.bands]
+    return patch_of(files, product=product)
+
+
+def patch_of(files: Sequence[tuple[str, bytes]], *, product: Product) -> Patch:
+    """Read all bands of an acquisition from what its files hold.
+
+    Args:
+        files: Of each band, in the product's order: what messages call it, and its content.
+        product: Which product.
+
+    Raises:
+        SourceError: A band is unreadable, of the wrong size or type, or not finite.
+    """
     pixels, tags, bytes_read = [], [], 0
-    for band, path in zip(product.bands, acquisition.bands, strict=True):
-        data = _file_bytes(path)
-        array, geo = read_band(data, name=str(path))
+    for band, (path, data) in zip(product.bands, files, strict=True):
+        array, geo = read_band(data, name=path)
         if array.shape != (band.pixels, band.pixels) or array.dtype != product.dtype:
             raise SourceError(
                 f"{path} has {array.shape[1]} × {array.shape[0]} pixels of {array.dtype}; band "

@@ -1,0 +1,207 @@
+"""An archive -> unfinished shards: every parcel encoded, and filed under the shard of its id.
+
+One process inflates and files, the pool's decode, quantize and encode. Memory does not depend on
+the order of members, and a rerun inflates again but does nothing twice.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ssl4eo_stream.bands import Product
+from ssl4eo_stream.errors import SourceError
+from ssl4eo_stream.geotiff import Codec, centre, read_pages
+from ssl4eo_stream.sample import Acquisition, location_key
+from ssl4eo_stream.shard.archive import Archive, Parcel, TruncatedError
+from ssl4eo_stream.shard.locations import Packed, encode
+from ssl4eo_stream.shard.source import (
+    METADATA,
+    acquisition_of,
+    location_of,
+    patch_of,
+    properties_of,
+)
+from ssl4eo_stream.shard.unfinished import PATCH, PROBLEM, Found, append, read
+
+IN_FLIGHT = 4
+"""Parcels per worker that wait for it or for being filed: about 0.8 MB each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gathering:
+    """What has to be known to turn an archive's parcels into an unfinished shard's."""
+
+    folder: Path
+    """Where unfinished shards lie."""
+    product: Product
+    """Which product."""
+    codec: Codec
+    """How pixels are to be stored."""
+    samples_per_shard: int
+    """Ids per shard."""
+    archive: str
+    """What messages call the archive."""
+
+    def path_of_shard(self, number: int | Literal["*"]) -> Path:
+        """Return the unfinished shard of a number, or the pattern of all of them."""
+        digits = number if number == "*" else f"{number:06d}"
+        return self.folder / f"{self.product.name}-{digits}.unfinished.tar"
+
+    def encoded(self, parcel: Parcel) -> Parcel:
+        """Return a parcel with its bands made one GeoTIFF if they are all there.
+
+        A band that can't be used is told of in a file of its own.
+        """
+        names = [f"{band}.tif" for band in self.product.names]
+        if not all(name in parcel.files for name in names):
+            return parcel
+        where = f"{self.archive}: {location_key(parcel.id)}/{parcel.acquisition}"
+        kept = {name: data for name, data in parcel.files.items() if name == METADATA}
+        try:
+            patch = patch_of(
+                [(f"{where}/{name}", parcel.files[name]) for name in names], product=self.product
+            )
+            kept[PATCH] = encode(patch, product=self.product, codec=self.codec)
+        except SourceError as error:
+            kept[PROBLEM] = str(error).encode()
+        return Parcel(id=parcel.id, acquisition=parcel.acquisition, files=kept)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatheredLocations:
+    """Locations of an unfinished shard."""
+
+    path: Path
+    """The unfinished shard."""
+    found: Found
+    """What it holds."""
+    gathering: Gathering
+    """How it came to be."""
+
+    def ids(self) -> Sequence[int]:
+        """Return their ids, in order."""
+        return sorted(self.found)
+
+    def read(self, number: int) -> Packed:
+        """Return a location as it was encoded; encode now what came in several parcels.
+
+        Raises:
+            SourceError: Something of it was not in the archive, or can't be used.
+            StorageError: The unfinished shard can't be read.
+        """
+        members: dict[str, bytes] = {}
+        metadata: dict[str, Mapping[str, Any]] = {}
+        acquisitions: list[Acquisition] = []
+        for name, places in self.found[number].items():
+            where = f"{self.gathering.archive}: {location_key(number)}/{name}"
+            files = {file: read(self.path, place) for file, place in places.items()}
+            parcel = Parcel(id=number, acquisition=name, files=files)
+            if PATCH not in files:
+                files = self.gathering.encoded(parcel).files
+            if PATCH not in files and PROBLEM in files:
+                raise SourceError(files[PROBLEM].decode())
+            if PATCH not in files:
+                missing = [b for b in self.gathering.product.names if f"{b}.tif" not in files]
+                raise SourceError(
+                    f"{where} lacks {', '.join(missing)}. Get the archive again, or leave such "
+                    "locations out with --on-missing skip."
+                )
+            members[name] = files[PATCH]
+            metadata[name] = (
+                properties_of(files[METADATA], name=f"{where}/{METADATA}")
+                if METADATA in files
+                else {}
+            )
+            acquisitions.append(acquisition_of(metadata[name], folder=where))
+
+        def position(first: Acquisition) -> tuple[float, float]:
+            page = read_pages(members[first.name], name=first.name)[0]
+            try:
+                return centre(page.geo, page.width, page.height)
+            except SourceError as error:
+                raise SourceError(
+                    f"{self.gathering.archive}: {location_key(number)}/{first.name} has {error}."
+                ) from error
+
+        location = location_of(number, acquisitions, metadata=metadata, position=position)
+        return Packed(
+            location=location,
+            members=[members[acquisition.name] for acquisition in location.acquisitions],
+            bytes_read=0,
+        )
+
+    def clear(self) -> None:
+        """Remove the unfinished shard."""
+        self.path.unlink(missing_ok=True)
+
+
+def gather(
+    archive: Archive,
+    gathering: Gathering,
+    *,
+    pool: Executor | None,
+    workers: int,
+    known: Found,
+    wanted: Callable[[int], bool],
+    stop_at_problems: bool,
+    on_bytes: Callable[[int], None],
+) -> None:
+    """File what an archive holds and unfinished shards don't.
+
+    Args:
+        archive: What to read.
+        gathering: How.
+        pool: Who encodes; this process if None.
+        workers: Processes of the pool.
+        known: What unfinished shards hold already.
+        wanted: Location id -> whether to take it.
+        stop_at_problems: Whether a band that can't be used ends it.
+        on_bytes: Called with the number of bytes of the archive read so far.
+
+    Raises:
+        TruncatedError: The archive ends early; what came before is filed, but for its last place.
+        SourceError: A band can't be used.
+        StorageError: The archive can't be read, or an unfinished shard not written.
+    """
+    bands = frozenset(f"{band}.tif" for band in gathering.product.names)
+
+    def is_new(number: int, acquisition: str, file: str) -> bool:
+        if not wanted(number) or (file not in bands and file != METADATA):
+            return False
+        there = known.get(number, {}).get(acquisition, {})
+        return file not in there and not (file in bands and PATCH in there)
+
+    parcels = archive.parcels(wanted=is_new, on_bytes=on_bytes)
+    for parcel in _encoded(parcels, gathering, pool=pool, ahead=IN_FLIGHT * workers):
+        if stop_at_problems and PROBLEM in parcel.files:
+            raise SourceError(parcel.files[PROBLEM].decode())
+        append(gathering.path_of_shard(parcel.id // gathering.samples_per_shard), parcel)
+
+
+def _encoded(
+    parcels: Iterable[Parcel], gathering: Gathering, *, pool: Executor | None, ahead: int
+) -> Iterator[Parcel]:
+    """Yield parcels in their order, encoded by the pool; those that wait come out even at a cut."""
+    if pool is None:
+        yield from map(gathering.encoded, parcels)
+        return
+    waiting = deque()
+    cut: TruncatedError | None = None
+    parcels = iter(parcels)
+    while True:
+        try:
+            parcel = next(parcels, None)
+        except TruncatedError as error:
+            cut, parcel = error, None
+        if parcel is None:
+            break
+        waiting.append(pool.submit(gathering.encoded, parcel))
+        while len(waiting) >= ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+    if cut:
+        raise cut

@@ -1,0 +1,82 @@
+"""The processes that read, encode and pack: they end with the one that started them."""
+
+import multiprocessing
+import os
+from collections.abc import Generator, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from multiprocessing.synchronize import Event
+from signal import SIG_IGN, SIGINT, SIGTERM, signal
+from threading import Thread
+
+from ssl4eo_stream.errors import ShardError
+from ssl4eo_stream.shard.pack import ShardDone, ShardTask, pack_shard
+
+
+def pack_all(tasks: list[ShardTask], *, workers: int) -> Generator[ShardDone, None, None]:
+    """Pack shards, and yield what became of each as it is done.
+
+    Args:
+        tasks: What to pack.
+        workers: Processes; 0 and 1 work in this one.
+
+    Raises:
+        SourceError: A location is broken and its task doesn't skip such.
+        StorageError: A shard can't be written.
+        ShardError: A process died.
+    """
+    if workers <= 1:
+        yield from (pack_shard(task, stopped=lambda: False) for task in tasks)
+        return
+    with worker_pool(min(workers, max(1, len(tasks)))) as pool:
+        for future in as_completed([pool.submit(_pack_in_worker, task) for task in tasks]):
+            yield future.result()
+
+
+@contextmanager
+def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Start processes; whoever leaves the block early, by Ctrl-C or an error, ends their work.
+
+    Raises:
+        ShardError: One of them died.
+    """
+    context = multiprocessing.get_context("spawn")  # GDAL's threads don't survive a fork
+    stop = context.Event()
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(stop,)) as pool:
+        try:
+            yield pool
+        except BrokenProcessPool as error:
+            raise ShardError(
+                "a worker process died, most likely for want of memory. Run again with fewer "
+                "--workers: finished shards are kept."
+            ) from error
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+
+
+_stop: Event | None = None
+
+
+def _start_worker(stop: Event) -> None:
+    """Runs first in a worker: the parent alone answers signals, and says so by an event."""
+    global _stop  # noqa: PLW0603 - a pool's initializer has no other way to hand it over
+    _stop = stop
+    signal(SIGINT, SIG_IGN)
+    signal(SIGTERM, SIG_IGN)
+    Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    """A parent that is killed tells nobody; its workers would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "runs in a worker"
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def _pack_in_worker(task: ShardTask) -> ShardDone:
+    assert _stop is not None, "the pool's initializer ran"
+    return pack_shard(task, stopped=_stop.is_set)
