@@ -16,6 +16,7 @@ from ssl4eo_stream.geotiff import decode_sample, read_pages
 from ssl4eo_stream.shard.build import build
 from ssl4eo_stream.shard.quantize import to_bytes
 from ssl4eo_stream.shard.reindex import reindex
+from ssl4eo_stream.shard.stats import stats
 from ssl4eo_stream.shard.verify import verify
 
 
@@ -40,6 +41,17 @@ def four_seasons(real_data, tmp_path_factory):
     with tarfile.open(real_data / "ssl4eo" / "s2a_4seasons_boadella.tar") as tar:
         unpack(tar, folder)
     return folder
+
+
+def test_statistics_are_numpys_of_all_pixels(towns, tmp_path):
+    build(towns, tmp_path, product="s2c", codec="zstd16", samples_per_shard=8, workers=0)
+    _, found = stats(str(tmp_path), workers=2)
+    for band, each in zip(PRODUCTS["s2c"].bands, found, strict=True):
+        paths = towns.glob(f"s2c/*/*/{band.name}.tif")
+        values = np.stack([rasterio.open(path).read(1) for path in paths]).astype(np.float64)
+        assert each.count == values.size
+        assert (each.mean, each.std) == pytest.approx((values.mean(), values.std()), rel=1e-9)
+        assert (each.low, each.high) == (values.min(), values.max())
 
 
 def members(dest):

@@ -1,4 +1,4 @@
-"""ssl4eo-shard: turn GeoTIFFs into shards that a loader streams, check them, index others'."""
+"""ssl4eo-shard: turn GeoTIFFs into shards that a loader streams; check and describe them."""
 
 import logging
 import signal
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from ssl4eo_stream.commands import shard_build, shard_index, shard_verify
+from ssl4eo_stream.commands import shard_build, shard_index, shard_stats, shard_verify
 from ssl4eo_stream.commands.arguments import INTERRUPTED
 from ssl4eo_stream.errors import Ssl4eoError
 
@@ -18,7 +18,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = tyro.cli(
         Annotated[shard_build.Build, tyro.conf.subcommand("build")]
         | Annotated[shard_verify.Verify, tyro.conf.subcommand("verify")]
-        | Annotated[shard_index.Index, tyro.conf.subcommand("index")],
+        | Annotated[shard_index.Index, tyro.conf.subcommand("index")]
+        | Annotated[shard_stats.Stats, tyro.conf.subcommand("stats")],
         prog="ssl4eo-shard",
         description=__doc__,
         args=arguments,
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return shard_verify.run(options)
             case shard_index.Index():
                 return shard_index.run(options)
+            case shard_stats.Stats():
+                return shard_stats.run(options)
     except Ssl4eoError as error:
         sys.stderr.write(f"ssl4eo-shard: {error}\n")
         return error.exit_code

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int32, Int64, UInt32
 
 from ssl4eo_stream.errors import ShardError
+from ssl4eo_stream.store import Store
 
 MANIFEST = "manifest.json"
 INDEX = "index.parquet"
@@ -260,6 +261,33 @@ class Index:
             page_ends=with_last("page_end", "member_length"),
             page_crc32c=with_last("page_crc32c", "member_crc32c"),
         )
+
+
+def read_manifest(store: Store) -> Manifest:
+    """Read what a folder of shards says it holds.
+
+    Raises:
+        StorageError: It can't be read.
+        ShardError: It is not a manifest.
+    """
+    return Manifest.from_json(store.read(MANIFEST), url=f"{store.url}/{MANIFEST}")
+
+
+def read_data_set(store: Store) -> tuple[Manifest, Index]:
+    """Read manifest and index of a folder of shards.
+
+    Raises:
+        StorageError: They can't be read.
+        ShardError: They are not what they should be, or don't belong together.
+    """
+    manifest = read_manifest(store)
+    data = store.read(INDEX)
+    if hashlib.sha256(data).hexdigest() != manifest.index_sha256:
+        raise ShardError(
+            f"{store.url}/{INDEX} is not the one that {MANIFEST} belongs to: a copy in progress, "
+            "or a build that did not finish. Copy both again, or run ssl4eo-shard build again."
+        )
+    return manifest, Index.from_parquet(data, url=f"{store.url}/{INDEX}")
 
 
 def shard_name(product: str, number: int) -> str:

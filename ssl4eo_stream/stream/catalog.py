@@ -17,7 +17,7 @@ from jaxtyping import Int32, Int64
 from ssl4eo_stream.bands import PRODUCTS, Band
 from ssl4eo_stream.errors import ShardError
 from ssl4eo_stream.sample import location_key
-from ssl4eo_stream.shard.manifest import INDEX, MANIFEST, Index, Manifest
+from ssl4eo_stream.shard.manifest import Index, Manifest, read_data_set
 from ssl4eo_stream.store import Store
 from ssl4eo_stream.stream.select import Selection, channels_of, wanted
 
@@ -115,7 +115,7 @@ def open_catalog(stores: Sequence[Store], urls: Sequence[str], selection: Select
         ShardError: One is not a finished data set, or products do not belong together.
         ValueError: The selection asks for what is not there.
     """
-    read = [_read(store) for store in stores]
+    read = [read_data_set(store) for store in stores]
     manifests, indexes = [manifest for manifest, _ in read], tuple(index for _, index in read)
     names = [manifest.product for manifest in manifests]
     if len(set(names)) < len(names):
@@ -151,22 +151,6 @@ def open_catalog(stores: Sequence[Store], urls: Sequence[str], selection: Select
         sources=sources, indexes=indexes, rows=rows, num_dates=num_dates, first_date=first_date,
         left_out=left_out, selection=selection,
     )  # fmt: skip
-
-
-def read_manifest(store: Store) -> Manifest:
-    """Read what a folder of shards says it holds."""
-    return Manifest.from_json(store.read(MANIFEST), url=f"{store.url}/{MANIFEST}")
-
-
-def _read(store: Store) -> tuple[Manifest, Index]:
-    manifest = read_manifest(store)
-    data = store.read(INDEX)
-    if hashlib.sha256(data).hexdigest() != manifest.index_sha256:
-        raise ShardError(
-            f"{store.url}/{INDEX} is not the one that {MANIFEST} belongs to: a copy in progress, "
-            "or a build that did not finish. Copy both again, or run ssl4eo-shard build again."
-        )
-    return manifest, Index.from_parquet(data, url=f"{store.url}/{INDEX}")
 
 
 def _join(

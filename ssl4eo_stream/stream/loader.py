@@ -10,10 +10,10 @@ from typing import Any
 from ssl4eo_stream import distributed
 from ssl4eo_stream.bands import Band
 from ssl4eo_stream.errors import ShardError
-from ssl4eo_stream.shard.manifest import MANIFEST, Manifest
+from ssl4eo_stream.shard.manifest import MANIFEST, Manifest, read_manifest
 from ssl4eo_stream.store import Store
 from ssl4eo_stream.stream.batch import Batch, as_batch, pin
-from ssl4eo_stream.stream.catalog import Catalog, as_urls, open_catalog, read_manifest
+from ssl4eo_stream.stream.catalog import Catalog, as_urls, open_catalog
 from ssl4eo_stream.stream.clock import Clock
 from ssl4eo_stream.stream.plan import (
     Position,
