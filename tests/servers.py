@@ -107,7 +107,7 @@ def s3_server(kind, folder):
             str(bin_folder / "weed"), "server", f"-dir={folder}", "-ip=127.0.0.1",
             f"-master.port={free_port()}", f"-volume.port={free_port()}",
             f"-filer.port={free_port()}", "-s3", f"-s3.port={port}", f"-s3.config={config}",
-            "-master.volumeSizeLimitMB=64",
+            "-master.volumeSizeLimitMB=64", "-s3.port.iceberg=0", "-s3.port.lance=0",
         ]  # fmt: skip
     process = _start(command, log, folder)
     server = S3(endpoint=f"http://127.0.0.1:{port}")
