@@ -137,3 +137,5 @@ def test_the_command(tmp_path, capsys):
     values = np.arange(256) * first["scale"] + first["offset"]
     assert np.average(values, weights=first["histogram"]) == pytest.approx(first["mean"])
     assert main(["stats", str(tmp_path / "nowhere")]) != 0
+    assert main(["stats", str(dest), "--json", str(tmp_path / "nowhere" / "stats.json")]) == 1
+    assert "stats.json can't be written: No such file" in capsys.readouterr().err

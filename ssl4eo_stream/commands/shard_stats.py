@@ -4,12 +4,13 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from ssl4eo_stream.bands import PRODUCTS
 from ssl4eo_stream.commands.arguments import CPUS, Workers, progress_bar
+from ssl4eo_stream.errors import StorageError
 from ssl4eo_stream.shard.stats import bins, stats
 
 
@@ -31,7 +32,13 @@ class Stats:
 
 
 def run(options: Stats) -> int:
-    """Count, with a bar; returns the exit code."""
+    """Count, with a bar; returns the exit code.
+
+    Raises:
+        StorageError: FILE can't be written, which is found before anything is read.
+    """
+    if options.json is not None:
+        _write(options.json, "", mode="a")  # what an earlier run left stays until this one is done
     with progress_bar(unit=" patches") as bar:
 
         def begin(patches: int) -> None:
@@ -62,5 +69,16 @@ def run(options: Stats) -> int:
             "product": manifest.product, "codec": manifest.codec, "manifest": manifest.hash,
             "locations": manifest.locations, "patches": manifest.patches, "bands": rows,
         }  # fmt: skip
-        options.json.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+        _write(options.json, json.dumps(content, indent=1, allow_nan=False) + "\n")
     return 0
+
+
+def _write(path: Path, text: str, *, mode: Literal["a", "w"] = "w") -> None:
+    try:
+        with path.open(mode) as file:
+            file.write(text)
+    except OSError as error:
+        raise StorageError(
+            f"--json {path} can't be written: {error.strerror}. Name a file in a folder that is "
+            "there and yours."
+        ) from error
