@@ -1,0 +1,1 @@
+"""Where to look, and what is fetched from there: locations, and patches of them."""

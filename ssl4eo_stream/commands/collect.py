@@ -1,0 +1,48 @@
+"""ssl4eo-collect: choose locations, to build a data set like SSL4EO-S12 from."""
+
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+
+from ssl4eo_stream.commands.arguments import INTERRUPTED
+from ssl4eo_stream.errors import Ssl4eoError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the console script. Returns the exit code."""
+    try:
+        from ssl4eo_stream.commands import collect_plan  # needs what the core does not
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("ssl4eo_stream"):
+            raise
+        sys.stderr.write(
+            f"ssl4eo-collect: {error.name} is not installed: pip install 'ssl4eo-stream[collect]'."
+            "\n"
+        )
+        return 1
+    options = tyro.cli(
+        Annotated[collect_plan.Plan, tyro.conf.subcommand("plan")]
+        | Annotated[None, tyro.conf.Suppress],  # or else, alone, `plan` would be no word to type
+        prog="ssl4eo-collect",
+        description=__doc__,
+        args=arguments,
+    )
+    assert options is not None, "it is hidden"
+    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return collect_plan.run(options)
+    except Ssl4eoError as error:
+        sys.stderr.write(f"ssl4eo-collect: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("ssl4eo-collect: stopped; run the same command again.\n")
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
