@@ -22,5 +22,17 @@ class StorageError(Ssl4eoError):
     """Bytes could not be read from or written to a store."""
 
 
+class MissingError(StorageError):
+    """There is no such object, folder or bucket."""
+
+
 class CheckpointError(Ssl4eoError):
     """A checkpoint is missing, damaged, or belongs to another run or data set."""
+
+
+class ClusterError(Ssl4eoError):
+    """Workers can't be had, or were lost."""
+
+
+class PlanError(Ssl4eoError):
+    """A table, polygon or plan of locations is wrong, or can't hold what is asked for."""

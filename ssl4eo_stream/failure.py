@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
 
-from ssl4eo_stream.errors import StorageError
+from ssl4eo_stream.errors import MissingError, StorageError
 from ssl4eo_stream.retry import Passing
 
 PUBLIC = "pass storage_options={'skip_signature': True} for a public bucket"
@@ -30,7 +30,7 @@ NOT_FOUND = "Check the URL; a data set's URL is the folder that holds manifest.j
 ADVICE = {
     400: "Check region, endpoint and credentials, which may have expired.",
     401: f"Set credentials in the environment (AWS_*, GOOGLE_*, AZURE_*), or {PUBLIC}.",
-    403: f"Check that the credentials in use may read it, or {PUBLIC}.",
+    403: f"Check that the credentials in use may do this, or {PUBLIC}.",
     404: NOT_FOUND,
     412: f"Its ETag changed: {REPLACED}",
     416: f"The object ends before these bytes: {CUT}",
@@ -99,7 +99,8 @@ def explain(error: Exception, *, what: str, redact: Redactor) -> Passing | Stora
         redact: Takes secrets out.
 
     Returns:
-        `Passing` for what is worth another attempt, else the error to raise.
+        `Passing` for what is worth another attempt, else the error to raise; for what is not there
+        `MissingError`.
     """
     said, _, debug = str(error).partition("\n\nDebug source")
     said = re.sub(r"^Generic \w+ error: ", "", said.strip().split("\n")[0])
@@ -128,8 +129,9 @@ def explain(error: Exception, *, what: str, redact: Redactor) -> Passing | Stora
         advice = "Check the URL, this machine's clock, and its root certificates."
     if not code and "redirect without LOCATION" in said:
         advice = "Set the bucket's region: AWS_REGION, or storage_options={'region': …}."
-    if not code and isinstance(error, FileNotFoundError):
+    missing = code == 404 or (not code and isinstance(error, FileNotFoundError))
+    if missing and not code:
         cause, advice = "there is no such object", NOT_FOUND
     if type(error).__name__ == "NotSupportedError" or "non-partial" in said:
         advice = "The server must answer byte ranges (206); serve the shards with one that does."
-    return StorageError(f"{what}: {cause}. {advice}".rstrip())
+    return (MissingError if missing else StorageError)(f"{what}: {cause}. {advice}".rstrip())

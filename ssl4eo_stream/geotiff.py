@@ -10,8 +10,9 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import imagecodecs
 import numpy as np
 import rasterio
 import rasterio.errors
@@ -37,6 +38,8 @@ __all__ = [
     "PageContent",
     "centre",
     "decode_sample",
+    "grid_tags",
+    "project",
     "read_band",
     "read_pages",
     "read_raster",
@@ -171,22 +174,28 @@ def write(pages: Sequence[PageContent], *, codec: Codec) -> bytes:
     sink = io.BytesIO()
     with tifffile.TiffWriter(sink, byteorder="<") as writer:
         for page in pages:
-            pixels = np.stack(page.bands)
+            height, width = page.bands[0].shape
+            dtype = page.bands[0].dtype
             if codec.name == "jpeg":
-                # Huffman tables of each strip's own: about 7 % fewer bytes on real patches, and
-                # somewhat faster to decode, for twice the time of encoding.
-                how = {
-                    "compression": "jpeg",
-                    "compressionargs": {"level": codec.quality, "optimize": True},
-                }
+                # Huffman tables of each strip's own: 7 % fewer bytes of real patches at quality 75,
+                # 3 % at 90, as fast to decode, for twice the time of encoding.
+                strips = [
+                    imagecodecs.jpeg8_encode(band, codec.quality, optimize=True)
+                    for band in page.bands
+                ]
+                pixels: Any = iter(strips)  # tifffile takes what is encoded already
+                how: dict[str, Any] = {"compression": "jpeg"}
             else:
-                how = {"compression": "zstd", "predictor": 3 if pixels.dtype.kind == "f" else 2}
+                pixels = np.stack(page.bands)
+                how = {"compression": "zstd", "predictor": 3 if dtype.kind == "f" else 2}
             writer.write(
                 pixels,
                 **how,
+                shape=(len(page.bands), height, width),
+                dtype=dtype,
                 photometric="minisblack",
                 planarconfig="separate",
-                rowsperstrip=pixels.shape[1],
+                rowsperstrip=height,
                 metadata=None,
                 software=False,
                 description=page.description,
@@ -194,6 +203,36 @@ def write(pages: Sequence[PageContent], *, codec: Codec) -> bytes:
                 maxworkers=1,
             )
     return sink.getvalue()
+
+
+def grid_tags(*, epsg: int, left: float, top: float, pixel_metres: int) -> GeoTags:
+    """Return the tags of a grid in a projection, north up.
+
+    Args:
+        epsg: Code of the projection, its axes in metres.
+        left: Easting of the left edge of the first column.
+        top: Northing of the upper edge of the first row.
+        pixel_metres: Side of a pixel.
+    """
+    keys = (1, 1, 0, 3, MODEL_TYPE, 0, 1, 1, RASTER_TYPE, 0, 1, 1, PROJECTED_CRS, 0, 1, epsg)
+    return {
+        PIXEL_SCALE: (12, 3, struct.pack("<3d", pixel_metres, pixel_metres, 0)),
+        TIE_POINT: (12, 6, struct.pack("<6d", 0, 0, 0, left, top, 0)),
+        GEO_KEYS: (3, len(keys), struct.pack(f"<{len(keys)}H", *keys)),
+    }
+
+
+def project(lon: float, lat: float, *, epsg: int) -> tuple[float, float]:
+    """Return a position (degrees, WGS 84) in another projection: x and y in its unit.
+
+    Raises:
+        SourceError: There is no such projection, or the position is not in it.
+    """
+    try:
+        (x,), (y,) = transform("EPSG:4326", f"EPSG:{epsg}", [lon], [lat])[:2]
+    except (rasterio.errors.RasterioError, rasterio.errors.CRSError) as error:
+        raise SourceError(f"EPSG:{epsg} is no projection for {lon}, {lat}: {error}") from error
+    return x, y
 
 
 def centre(geo: GeoTags, width: int, height: int) -> tuple[float, float]:

@@ -154,6 +154,8 @@ class Progress:
 
     what: str
     """What is read, for messages."""
+    verb: str = "read"
+    """What is done to it, for messages."""
     policy: RetryPolicy
     """How long it may take."""
     wanted: int | None = None
@@ -262,8 +264,9 @@ class Retrier:
             failure = _failure(state)
             seconds = time.monotonic() - progress.started
             raise StorageError(
-                f"Cannot read {progress.what}: gave up after {progress.attempts} attempts in "
-                f"{seconds:.1f} s with {progress}; the last one ended with: {failure.cause}. "
+                f"Cannot {progress.verb} {progress.what}: gave up after {progress.attempts} "
+                f"attempts in {seconds:.1f} s with {progress}; the last one ended with: "
+                f"{failure.cause}. "
                 f"{failure.advice or OUTAGE}"
             )
 

@@ -5,13 +5,14 @@ read that is cut or stalls goes on at the exact byte, counted and logged; obstor
 which nobody sees, are off. Stores must be opened after a process is started, never before a fork.
 """
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -29,6 +30,13 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore
 
 T = TypeVar("T")
+
+ONE_REQUEST_BYTES = 256 << 20
+"""Most that is written in one request, which fails or not as a whole. More goes in parts; those of
+a process that was killed stay hidden in the bucket until its lifecycle rule removes them."""
+PART_BYTES = 32 << 20
+"""A part of a larger object; S3 takes 10,000 of them."""
+PARTS_AT_ONCE = 4
 
 
 def as_url(location: str | Path) -> str:
@@ -195,6 +203,44 @@ class Store:
         self.retrier.run(ask, progress=progress)
         etag, size = version_of(found[0])
         return ObjectInfo(size=size, etag=etag)
+
+    def write(self, path: str, file: BinaryIO) -> None:
+        """Write an object, all of a file at once: there is no half object at any time.
+
+        Raises:
+            StorageError: It could not be written.
+        """
+        progress = Progress(what=f"{self.url}/{path}", policy=self.retrier.policy, verb="write")
+        in_parts = file.seek(0, os.SEEK_END) > ONE_REQUEST_BYTES
+
+        def send() -> None:
+            progress.begin()
+            self.counters.add(requests=1)
+            file.seek(0)
+            self.once(
+                lambda: obstore.put(self.handle, path, file, use_multipart=in_parts,
+                                    chunk_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE),
+                what=f"Cannot write {progress.what}",
+            )  # fmt: skip
+
+        self.retrier.run(send, progress=progress)
+
+    def delete(self, path: str) -> None:
+        """Remove an object, if it is there.
+
+        Raises:
+            StorageError: It could not be removed.
+        """
+        progress = Progress(what=f"{self.url}/{path}", policy=self.retrier.policy, verb="remove")
+
+        def ask() -> None:
+            progress.begin()
+            self.counters.add(requests=1)
+            with contextlib.suppress(FileNotFoundError):
+                obstore.delete(self.handle, path)
+
+        what = f"Cannot remove {progress.what}"
+        self.retrier.run(lambda: self.once(ask, what=what), progress=progress)
 
     def stop(self) -> None:
         """Let reads of other threads end at their next failure, instead of trying again."""

@@ -31,8 +31,8 @@ MAX_PAGES, MAX_PIXELS = 1000, 1 << 28
 NONE, LZW, JPEG, DEFLATE, OLD_DEFLATE, ZSTD = 1, 5, 7, 8, 32946, 50000
 _INFLATE: dict[int, Callable[..., bytes | bytearray]] = {
     LZW: imagecodecs.lzw_decode,
-    DEFLATE: imagecodecs.zlib_decode,
-    OLD_DEFLATE: imagecodecs.zlib_decode,
+    DEFLATE: imagecodecs.deflate_decode,
+    OLD_DEFLATE: imagecodecs.deflate_decode,
     ZSTD: imagecodecs.zstd_decode,
 }
 decode_jpeg = partial(simplejpeg.decode_jpeg, colorspace="GRAY")
@@ -70,7 +70,7 @@ class Page:
     predictor: int
     """1 none, 2 horizontal differences, 3 floating point."""
     rows_per_strip: int
-    """Rows of every strip but the last."""
+    """Rows of every strip but the last; a single band's adjoining strips, unpacked, are one."""
     strip_offsets: tuple[int, ...]
     """First byte of each strip; all strips of band 0, then of band 1, …"""
     strip_lengths: tuple[int, ...]
@@ -196,7 +196,13 @@ def _page(tags: _Directory, geo_tags: Sequence[int], *, big_endian: bool, name: 
     if width * height > MAX_PIXELS:
         raise ValueError(f"{width} × {height} pixels")
     rows = min(first(278, height), height)
-    page = Page(
+    offsets, lengths = tags.whole_numbers(273), tags.whole_numbers(279)
+    strips = samples * -(-height // rows) if rows else 0
+    if not strips or not strips == len(offsets) == len(lengths):
+        raise ValueError(f"{len(offsets)} strips where {strips} belong")
+    if samples == 1 and compression == NONE and _adjoin(offsets, lengths):
+        rows, offsets, lengths = height, offsets[:1], (sum(lengths),)
+    return Page(
         width=width,
         height=height,
         samples=samples,
@@ -205,15 +211,17 @@ def _page(tags: _Directory, geo_tags: Sequence[int], *, big_endian: bool, name: 
         compression=compression,
         predictor=predictor,
         rows_per_strip=rows,
-        strip_offsets=tags.whole_numbers(273),
-        strip_lengths=tags.whole_numbers(279),
+        strip_offsets=offsets,
+        strip_lengths=lengths,
         geo={tag: tags.geo(tag) for tag in geo_tags if tag in tags},
         description=tags.values(270)[0].rstrip(b"\0").decode("latin-1") if 270 in tags else "",
     )
-    strips = samples * -(-height // rows) if rows else 0
-    if not strips or not strips == len(page.strip_offsets) == len(page.strip_lengths):
-        raise ValueError(f"{len(page.strip_offsets)} strips where {strips} belong")
-    return page
+
+
+def _adjoin(offsets: Sequence[int], lengths: Sequence[int]) -> bool:
+    """Whether each strip begins where the one before ends: then they are as one, if not packed."""
+    ends = map(int.__add__, offsets, lengths)
+    return all(end == start for end, start in zip(ends, offsets[1:], strict=False))
 
 
 def decode_sample(

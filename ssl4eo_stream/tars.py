@@ -81,18 +81,25 @@ def find_tars(url: str, *, options: Mapping[str, Any] | None = None) -> Tars:
     return Tars(url=folder, store=store, sizes=dict(zip(names, sizes, strict=True)))
 
 
-def list_objects(store: Store) -> dict[str, int]:
+def list_objects(store: Store, *, inside: str = "") -> dict[str, int]:
     """Return what lies in this very folder, without what lies in folders of it: name -> bytes.
+
+    Args:
+        store: The folder.
+        inside: A folder in it, to look into that.
 
     Raises:
         StorageError: It can't be listed.
     """
-    progress = Progress(what=store.url, policy=store.retrier.policy)
+    progress = Progress(what=store.url, policy=store.retrier.policy, verb="list")
     found: dict[str, int] = {}
 
     def ask() -> None:
         progress.begin()
-        answer = store.once(store.handle.list_with_delimiter, what=f"Cannot list {store.url}")
+        answer = store.once(
+            lambda: store.handle.list_with_delimiter(inside or None),
+            what=f"Cannot list {progress.what}",
+        )
         found.update((each["path"].rpartition("/")[2], each["size"]) for each in answer["objects"])
 
     store.retrier.run(ask, progress=progress)
@@ -139,6 +146,14 @@ class TarReader:
         """Hash of the tar, hexadecimal, after the iteration."""
         return self._file.sha256.hexdigest()
 
+    def read_to_end(self) -> None:
+        """Read what is left, for its hash alone: of a damaged tar, say.
+
+        Raises:
+            StorageError: It can't be read.
+        """
+        self._file.read_to_end()
+
     def __iter__(self) -> Iterator[TarMember]:
         """Yield the members of locations in the order of the tar.
 
@@ -166,7 +181,7 @@ class TarReader:
         except tarfile.TarError as error:
             raise ShardError(f"{self.url} is no tar, or cut: {error}. Copy it again.") from error
         # tarfile takes a damaged header, or no end at all, for the end.
-        self._file.read_to_end()
+        self.read_to_end()
         if self._file.last_content > end:
             raise ShardError(
                 f"{self.url} is damaged: there is no tar header at byte {end}. Copy it again."

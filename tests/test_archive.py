@@ -52,11 +52,11 @@ def files_of(tree, *, order="ids", seed=0):
     return paths
 
 
-def packed(tree, paths, *, zipped=False):
+def packed(tree, paths, *, zipped=False, product="s2c"):
     """Return an archive of a tree's files as `tar c` makes it, folders and all."""
     sink = io.BytesIO()
     with tarfile.open(fileobj=sink, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        tar.add(tree / "s2c", "s2c", recursive=False)
+        tar.add(tree / product, product, recursive=False)
         for path in paths:
             tar.add(path, str(path.relative_to(tree)))
     return gzip.compress(sink.getvalue(), 1) if zipped else sink.getvalue()
@@ -96,7 +96,7 @@ def test_pieces(tree, expected, tmp_path, endings):
     assert contents(tmp_path / "out") == expected
     (tmp_path / f"s2_l1c.tar.gz.part{endings[1]}").unlink()
     with pytest.raises(SourceError, match=r"1 pieces are missing between \S+ and \S+\."):
-        Archive(f"{tmp_path}/s2_l1c.tar.gz.part*")
+        Archive.find(f"{tmp_path}/s2_l1c.tar.gz.part*")
 
 
 def test_from_object_storage(tree, expected, tmp_path, s3, monkeypatch):
@@ -164,7 +164,7 @@ def test_what_was_being_written_is_written_again(tree, expected, tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_interrupted_again_and_again(tree, expected, tmp_path, monkeypatch, workers):
-    monkeypatch.setattr("ssl4eo_stream.shard.archive.RANGE_BYTES", 1 << 20)
+    monkeypatch.setattr("ssl4eo_stream.shard.pieces.RANGE_BYTES", 1 << 20)
     archive = tmp_path / "s2_l1c.tar"
     archive.write_bytes(packed(tree, files_of(tree, order="locations")))
     filed = []

@@ -8,7 +8,8 @@ from trees import write_tree
 
 from ssl4eo_stream.errors import ShardError
 from ssl4eo_stream.shard.build import build
-from ssl4eo_stream.shard.parts import read_part
+from ssl4eo_stream.shard.destination import Destination
+from ssl4eo_stream.shard.parts import read_parts
 from ssl4eo_stream.shard.verify import verify
 
 IDS = (0, 1, 5, 6, 9)  # shards 0, 1 and 2 of four ids
@@ -91,12 +92,12 @@ def test_nothing_half_written_is_taken_for_finished(tree, tmp_path, damage):
         pack(tree, tmp_path / "out", on_shard=interrupt)
     what, how = damage.split()
     path = tmp_path / "out" / {"tar": "s1-000001.tar", "part": ".parts/s1-000001.tar.parquet"}[what]
-    assert read_part(tmp_path / "out", "s1", 1)
+    assert 1 in read_parts(Destination.at(tmp_path / "out"), "s1")
     if how == "cut":
         path.write_bytes(path.read_bytes()[:1000])
     else:
         path.unlink()
-    assert read_part(tmp_path / "out", "s1", 1) is None
+    assert 1 not in read_parts(Destination.at(tmp_path / "out"), "s1")
     built = pack(tree, tmp_path / "out")
     assert (built.built, built.kept) == (2, 1)
     pack(tree, tmp_path / "fresh")

@@ -137,7 +137,7 @@ def test_other_shards_are_told_on_every_rank(other_data):
 
 @pytest.mark.parametrize(
     ("name", "error"),
-    [("nowhere", "StorageError"), ("no-index", "StorageError"), ("no-manifest", "ShardError")],
+    [("nowhere", "StorageError"), ("no-index", "MissingError"), ("no-manifest", "ShardError")],
 )
 def test_a_rank_that_cannot_open_its_shards_stops_all(other_data, name, error):
     answers = other_data[name]
@@ -250,7 +250,7 @@ def test_shards_that_change_under_a_run_stop_all(shards, tmp_path):
     by_rank = run_ranks(two_epochs_of_changing_shards, 3, cases)
     for number, (arguments, change) in enumerate(cases):
         answers = [mine[number] for mine in by_rank]
-        error = "StorageError" if change == "gone" else "ShardError"
+        error = "MissingError" if change == "gone" else "ShardError"
         assert [kind for kind, _ in answers] == [error] * 3
         reason = answers[1][1]
         assert MANIFEST in reason

@@ -64,7 +64,7 @@ def test_other_compressions_are_named_after_their_tiff_tag(tmp_path):
     assert (manifest.codec, manifest.product, manifest.pages) == (
         "deflate+none", "s1", (("VV", "VH"),)
     )  # fmt: skip
-    assert verify(tmp_path)[1] == []
+    assert verify(tmp_path).problems == ()
 
 
 @pytest.mark.parametrize("quality", [1, 10, 24, 25, 49, 50, 75, 90, 99, 100])

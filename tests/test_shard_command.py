@@ -1,5 +1,6 @@
 """ssl4eo-shard as people run it: output, exit codes, full disks, Ctrl-C."""
 
+import json
 import os
 import re
 import resource
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from trees import write_tar, write_tree
+from zarr_shards import pixels_by_id, write_tars
 
 from ssl4eo_stream.commands.shard import main
 from ssl4eo_stream.shard.verify import verify
@@ -54,8 +56,8 @@ def test_build_and_verify_say_one_line_each_on_stdout(tree, tmp_path, capsys):
     (tmp_path / "s1-000001.tar").unlink()
     assert run("verify", tmp_path, "--workers", 1) == 1
     out, err = capsys.readouterr()
-    assert out.endswith("problems 1\n")
-    assert "s1-000001.tar: can't be read" in err
+    assert out.endswith("bad shards 1, problems 1\n")
+    assert "s1-000001.tar: it is missing. Run ssl4eo-shard repair" in err
 
 
 @pytest.mark.parametrize(
@@ -63,12 +65,17 @@ def test_build_and_verify_say_one_line_each_on_stdout(tree, tmp_path, capsys):
     [
         (["build", "{tree}/nowhere", "{out}", "--product", "s1"], 1, "nowhere does not exist"),
         (["build", "{tree}", "{out}", "--product", "s2c"], 1, "holds s1 but no s2c"),
-        (["build", "{tree}", "{file}/sub", "--product", "s1"], 1, "can't be prepared"),
+        (["build", "{tree}", "{file}/sub", "--product", "s1"], 1, "sub can't be made"),
         (["build", "{tree}", "{out}", "--product", "s1", "--codec", "png"], 2, "jpeg:Q"),
         (["build", "{tree}", "{out}", "--product", "s1", "--samples-per-shard", "0"], 2, "1 or"),
-        (["verify", "{out}"], 1, "no finished shards"),
+        (["verify", "{out}"], 1, "there is no such folder"),
+        (["repair", "{out}"], 1, "there is no such folder"),
+        (["build", "{tree}", "{out}", "--product", "s2c", "--dn-offset", "1000"], 2, "v1.0 has no"),
+        (["build", "{tree}", "{out}", "--product", "s1", "--from", "v1.1", "--dn-offset", "1000"],
+         2, "--dn-offset is for Sentinel-2"),
+        (["build", "{tree}", "{out}", "--product", "s1", "--from", "v1.1"], 1, "holds no *.tar"),
     ],
-)
+)  # fmt: skip
 def test_errors_are_one_message_on_stderr(tree, tmp_path, capsys, arguments, code, message):
     (tmp_path / "file").touch()
     places = {"tree": tree, "out": tmp_path / "out", "file": tmp_path / "file"}
@@ -81,6 +88,17 @@ def test_errors_are_one_message_on_stderr(tree, tmp_path, capsys, arguments, cod
     assert "Traceback" not in err
 
 
+def test_v11_by_its_flags(tmp_path, capsys):
+    write_tars(tmp_path / "in", "s2c", pixels_by_id("s2c", (7,)), offset=1000)
+    how = ("--product", "s2c", "--from", "v1.1", "--workers", 1)
+    assert run("build", tmp_path / "in", tmp_path / "out", *how) == 1
+    assert "Say --dn-offset 1000; sets that differ" in capsys.readouterr().err
+    assert run("build", tmp_path / "in", tmp_path / "out", *how, "--dn-offset", 1000) == 0
+    assert "locations 1, patches 2" in capsys.readouterr().out
+    assert run("verify", tmp_path / "out", "--workers", 1) == 0
+    assert json.loads((tmp_path / "out" / "manifest.json").read_bytes())["dn_offset"] == 1000
+
+
 @pytest.mark.parametrize(
     "arguments", [[], ["build"], ["build", "a", "b"], ["build", "a", "b", "--product", "s3"]]
 )
@@ -90,7 +108,7 @@ def test_usage_errors_exit_with_2(arguments):
     assert stopped.value.code == 2
 
 
-@pytest.mark.parametrize("command", ["build", "verify", "index"])
+@pytest.mark.parametrize("command", ["build", "verify", "repair", "index"])
 def test_help_names_every_option(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])
@@ -98,8 +116,9 @@ def test_help_names_every_option(command, capsys):
     text = capsys.readouterr().out
     expected = {
         "build": ["SRC", "DEST", "--product", "--codec", "--samples-per-shard", "--locations",
-                  "--on-missing"],
-        "verify": ["DEST"],
+                  "--on-missing", "--from", "--dn-offset", "--scratch", "--dask", "--slurm"],
+        "verify": ["URL", "--json FILE"],
+        "repair": ["URL", "--source SRC", "--output DIR", "--product", "--codec"],
         "index": ["URL", "--output DIR", "--product", "--samples-per-shard", "{000000..000489}"],
     }[command] + ["--workers"]  # fmt: skip
     assert all(option in text for option in expected)
@@ -153,7 +172,7 @@ def test_a_full_disk_is_one_message_and_the_next_run_goes_on(tree, tmp_path, wor
     assert not (tmp_path / "manifest.json").exists()
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "locations 5, patches 10" in done.stdout
-    assert verify(tmp_path)[1] == []
+    assert verify(tmp_path).problems == ()
 
 
 @pytest.fixture

@@ -10,12 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 import rasterio
 import tifffile
+from zarr_shards import write_tars
 
 from ssl4eo_stream.bands import PRODUCTS
+from ssl4eo_stream.errors import SourceError
 from ssl4eo_stream.geotiff import decode_sample, read_pages
 from ssl4eo_stream.shard.build import build
 from ssl4eo_stream.shard.quantize import to_bytes
 from ssl4eo_stream.shard.reindex import reindex
+from ssl4eo_stream.shard.repair import repair
 from ssl4eo_stream.shard.stats import stats
 from ssl4eo_stream.shard.verify import verify
 
@@ -54,6 +57,19 @@ def test_statistics_are_numpys_of_all_pixels(towns, tmp_path):
         assert (each.low, each.high) == (values.min(), values.max())
 
 
+def test_a_shard_of_real_pixels_is_mended_byte_for_byte(towns, tmp_path):
+    build(towns, tmp_path, product="s2c", codec="jpeg:75", samples_per_shard=16, workers=0)
+    good = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    path = tmp_path / "s2c-000001.tar"
+    damaged = bytearray(good[path.name])
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    (tmp_path / "s2c-000002.tar").unlink()
+    assert {*verify(tmp_path).bad.values()} == {"s2c-000001.tar", "s2c-000002.tar"}
+    assert repair(tmp_path, source=str(towns)).left.problems == ()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == good
+
+
 def members(dest):
     """Every GeoTIFF of a data set with its row of the index and its date."""
     for row in pq.read_table(dest / "index.parquet").to_pylist():
@@ -77,7 +93,7 @@ def test_published_files_come_back_exactly(real_data, tmp_path, product, codec):
     root = real_data / "ssl4eo" / "genuine"
     built = build(root, tmp_path, product=product, codec=codec)
     assert (built.manifest.locations, built.manifest.patches) == (1, 2)
-    assert verify(tmp_path)[1] == []
+    assert verify(tmp_path).problems == ()
     spec = PRODUCTS[product]
     for row, date, data in members(tmp_path):
         stored = {}
@@ -177,3 +193,28 @@ def test_jpeg_of_quality_90_stays_close_to_the_pixels(towns, tmp_path):
                 stored = decode_sample(data, page, sample, name="x").astype(int)
                 errors.append(stored - to_bytes(source[channel], band=spec.bands[channel]))
     assert np.mean([np.abs(error).mean() for error in errors]) < 2.0
+
+
+@pytest.mark.parametrize("offset", [0, 1000])
+@pytest.mark.parametrize(("product", "source"), [("s2c", "towns"), ("s2a", "four_seasons")])
+def test_v11_of_real_pixels(request, tmp_path, product, source, offset):
+    """Bands that were repeated up to 10 m come back as they were; the offset is found out."""
+    tree = request.getfixturevalue(source)
+    bands = PRODUCTS[product].bands
+    pixels = {
+        int(place.name): [
+            [tifffile.imread(date / f"{band.name}.tif") for band in bands]
+            for date in sorted(place.iterdir())
+        ]
+        for place in sorted((tree / product).iterdir())[:20]
+    }
+    write_tars(tmp_path / "in", product, pixels, per_tar=17, offset=offset)
+    how = {"product": product, "codec": "zstd16", "release": "v1.1"}
+    with pytest.raises(SourceError, match=rf"% of the pixels .* Say --dn-offset {offset};"):
+        build(tmp_path / "in", tmp_path / "out", dn_offset=1000 - offset, **how)
+    build(tmp_path / "in", tmp_path / "out", dn_offset=offset, **how)
+    for row, date, data in members(tmp_path / "out"):
+        for page, grid in zip(read_pages(data, name="x"), PRODUCTS[product].grids, strict=True):
+            for k, c in enumerate(grid.channels):
+                read = decode_sample(data, page, k, name="x")
+                np.testing.assert_array_equal(read, pixels[int(row["id"])][date][c])

@@ -136,6 +136,8 @@ def test_the_command(tmp_path, capsys):
     assert f"{first['mean']:.2f}" in printed[1]
     values = np.arange(256) * first["scale"] + first["offset"]
     assert np.average(values, weights=first["histogram"]) == pytest.approx(first["mean"])
-    assert main(["stats", str(tmp_path / "nowhere")]) != 0
+    other = tmp_path / "other.json"
+    assert main(["stats", str(tmp_path / "nowhere"), "--json", str(other)]) != 0
+    assert not other.exists()
     assert main(["stats", str(dest), "--json", str(tmp_path / "nowhere" / "stats.json")]) == 1
     assert "stats.json can't be written: No such file" in capsys.readouterr().err

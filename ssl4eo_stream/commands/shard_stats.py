@@ -4,18 +4,17 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from ssl4eo_stream.bands import PRODUCTS
-from ssl4eo_stream.commands.arguments import CPUS, Workers, progress_bar
-from ssl4eo_stream.errors import StorageError
+from ssl4eo_stream.commands.arguments import Labour, check_writable, progress_bar, write_file
 from ssl4eo_stream.shard.stats import bins, stats
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stats:
+class Stats(Labour):
     """Read all pixels of the shards at URL once, and print what each band is like.
 
     Mean and standard deviation are in digital numbers (Sentinel-2) or dB (Sentinel-1), beside those
@@ -27,8 +26,6 @@ class Stats:
     """Folder of the shards: path, s3://, gs://, az:// or http(s)://."""
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Write everything there too, histograms included."""
-    workers: Workers = CPUS
-    """Processes, each reading one shard at a time; 1 works in this one."""
 
 
 def run(options: Stats) -> int:
@@ -38,7 +35,8 @@ def run(options: Stats) -> int:
         StorageError: FILE can't be written, which is found before anything is read.
     """
     if options.json is not None:
-        _write(options.json, "", mode="a")  # what an earlier run left stays until this one is done
+        # What an earlier run left stays until this one is done.
+        check_writable(options.json, flag="--json")
     with progress_bar(unit=" patches") as bar:
 
         def begin(patches: int) -> None:
@@ -48,7 +46,7 @@ def run(options: Stats) -> int:
             bar.update(patches)
 
         manifest, found = stats(
-            options.url, workers=options.workers, on_start=begin, on_shard=advance
+            options.url, workers=options.workforce, on_start=begin, on_shard=advance
         )
     bands = PRODUCTS[manifest.product].bands
     lines = [f"{'band':5}{'pixels':>15}{'mean':>10}{'std':>10}{'min':>10}{'max':>10}{'paper':>19}"]
@@ -69,16 +67,6 @@ def run(options: Stats) -> int:
             "product": manifest.product, "codec": manifest.codec, "manifest": manifest.hash,
             "locations": manifest.locations, "patches": manifest.patches, "bands": rows,
         }  # fmt: skip
-        _write(options.json, json.dumps(content, indent=1, allow_nan=False) + "\n")
+        text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+        write_file(options.json, text, flag="--json")
     return 0
-
-
-def _write(path: Path, text: str, *, mode: Literal["a", "w"] = "w") -> None:
-    try:
-        with path.open(mode) as file:
-            file.write(text)
-    except OSError as error:
-        raise StorageError(
-            f"--json {path} can't be written: {error.strerror}. Name a file in a folder that is "
-            "there and yours."
-        ) from error

@@ -4,12 +4,13 @@ One process inflates and files, the pool's decode, quantize and encode. Memory d
 the order of members, and a rerun inflates again but does nothing twice.
 """
 
+import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from ssl4eo_stream.bands import Product
 from ssl4eo_stream.errors import SourceError
@@ -24,10 +25,13 @@ from ssl4eo_stream.shard.source import (
     patch_of,
     properties_of,
 )
-from ssl4eo_stream.shard.unfinished import PATCH, PROBLEM, Found, append, read
+from ssl4eo_stream.shard.unfinished import PATCH, PROBLEM, Found, append, read, scan
 
 IN_FLIGHT = 4
-"""Parcels per worker that wait for it or for being filed: about 0.8 MB each."""
+"""Items per worker that wait for it or for being filed: a parcel has 0.8 MB, a location of
+SSL4EO-S12 v1.1 has 3.6 MB."""
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,17 @@ class Gathering:
             kept[PROBLEM] = str(error).encode()
         return Parcel(id=parcel.id, acquisition=parcel.acquisition, files=kept)
 
+    def file(self, parcel: Parcel, *, stop_at_problems: bool) -> None:
+        """Append an encoded parcel to the unfinished shard of its id.
+
+        Raises:
+            SourceError: It tells of a problem, and is to stop at such.
+            StorageError: The unfinished shard can't be written.
+        """
+        if stop_at_problems and PROBLEM in parcel.files:
+            raise SourceError(parcel.files[PROBLEM].decode())
+        append(self.path_of_shard(parcel.id // self.samples_per_shard), parcel)
+
 
 @dataclass(frozen=True, kw_only=True)
 class GatheredLocations:
@@ -76,14 +91,15 @@ class GatheredLocations:
 
     path: Path
     """The unfinished shard."""
-    found: Found
-    """What it holds."""
+    numbers: tuple[int, ...]
+    """Their ids, in order. Where they lie is looked up by who packs them: all of 1 million patches
+    would be a gigabyte here."""
     gathering: Gathering
     """How it came to be."""
 
     def ids(self) -> Sequence[int]:
         """Return their ids, in order."""
-        return sorted(self.found)
+        return self.numbers
 
     def read(self, number: int) -> Packed:
         """Return a location as it was encoded; encode now what came in several parcels.
@@ -95,7 +111,7 @@ class GatheredLocations:
         members: dict[str, bytes] = {}
         metadata: dict[str, Mapping[str, Any]] = {}
         acquisitions: list[Acquisition] = []
-        for name, places in self.found[number].items():
+        for name, places in _found(self.path, self.path.stat().st_size)[number].items():
             where = f"{self.gathering.archive}: {location_key(number)}/{name}"
             files = {file: read(self.path, place) for file, place in places.items()}
             parcel = Parcel(id=number, acquisition=name, files=files)
@@ -138,12 +154,18 @@ class GatheredLocations:
         self.path.unlink(missing_ok=True)
 
 
+@functools.lru_cache(maxsize=1)
+def _found(path: Path, size: int) -> Found:  # noqa: ARG001 - it grows until it is complete
+    """Return what an unfinished shard holds; a process packs one at a time."""
+    return scan(path)
+
+
 def gather(
     archive: Archive,
     gathering: Gathering,
     *,
-    pool: Executor | None,
-    workers: int,
+    executor: Executor | None,
+    at_once: int,
     known: Found,
     wanted: Callable[[int], bool],
     stop_at_problems: bool,
@@ -154,8 +176,8 @@ def gather(
     Args:
         archive: What to read.
         gathering: How.
-        pool: Who encodes; this process if None.
-        workers: Processes of the pool.
+        executor: Who encodes; this process if None.
+        at_once: How many do.
         known: What unfinished shards hold already.
         wanted: Location id -> whether to take it.
         stop_at_problems: Whether a band that can't be used ends it.
@@ -175,31 +197,40 @@ def gather(
         return file not in there and not (file in bands and PATCH in there)
 
     parcels = archive.parcels(wanted=is_new, on_bytes=on_bytes)
-    for parcel in _encoded(parcels, gathering, pool=pool, ahead=IN_FLIGHT * workers):
-        if stop_at_problems and PROBLEM in parcel.files:
-            raise SourceError(parcel.files[PROBLEM].decode())
-        append(gathering.path_of_shard(parcel.id // gathering.samples_per_shard), parcel)
+    for parcel in encode_all(parcels, gathering.encoded, executor=executor, at_once=at_once):
+        gathering.file(parcel, stop_at_problems=stop_at_problems)
 
 
-def _encoded(
-    parcels: Iterable[Parcel], gathering: Gathering, *, pool: Executor | None, ahead: int
-) -> Iterator[Parcel]:
-    """Yield parcels in their order, encoded by the pool; those that wait come out even at a cut."""
-    if pool is None:
-        yield from map(gathering.encoded, parcels)
+def encode_all(
+    items: Iterable[Item],
+    encode: Callable[[Item], Result],
+    *,
+    executor: Executor | None,
+    at_once: int,
+) -> Iterator[Result]:
+    """Yield what becomes of items, in their order; those that wait come out even at a cut.
+
+    Args:
+        items: What the archive holds; ends with TruncatedError if it is cut.
+        encode: What is done to each.
+        executor: Who encodes; this process if None.
+        at_once: How many do.
+    """
+    if executor is None:
+        yield from map(encode, items)
         return
     waiting = deque()
     cut: TruncatedError | None = None
-    parcels = iter(parcels)
+    items = iter(items)
     while True:
         try:
-            parcel = next(parcels, None)
+            item = next(items, None)
         except TruncatedError as error:
-            cut, parcel = error, None
-        if parcel is None:
+            cut, item = error, None
+        if item is None:
             break
-        waiting.append(pool.submit(gathering.encoded, parcel))
-        while len(waiting) >= ahead:
+        waiting.append(executor.submit(encode, item))
+        while len(waiting) >= IN_FLIGHT * at_once:
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int32, Int64, UInt32
 
+from ssl4eo_stream.bands import PRODUCTS
 from ssl4eo_stream.errors import ShardError
 from ssl4eo_stream.store import Store
 
@@ -25,26 +26,18 @@ MANIFEST = "manifest.json"
 INDEX = "index.parquet"
 SCHEMA_VERSION = 2
 
-GEO_METADATA = {
-    "version": "1.1.0",
-    "primary_column": "geometry",
-    "columns": {"geometry": {"encoding": "WKB", "geometry_types": ["Point"]}},
-}
+GEO_COLUMN = {"encoding": "WKB", "geometry_types": ["Point"]}
+GEO = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": GEO_COLUMN}}
+COLUMNS = {
+    "id": pa.string(), "shard": pa.int32(), "geometry": pa.binary(),
+    "acquisition": pa.list_(pa.string()), "time": pa.list_(pa.timestamp("s", tz="UTC")),
+    "cloud_percent": pa.list_(pa.float32()), "member_offset": pa.list_(pa.int64()),
+    "member_length": pa.list_(pa.int64()), "member_crc32c": pa.list_(pa.uint32()),
+    "page_end": pa.list_(pa.int64()), "page_crc32c": pa.list_(pa.uint32()),
+}  # fmt: skip
 SCHEMA = pa.schema(
-    [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("shard", pa.int32(), nullable=False),
-        pa.field("geometry", pa.binary(), nullable=False),
-        pa.field("acquisition", pa.list_(pa.string()), nullable=False),
-        pa.field("time", pa.list_(pa.timestamp("s", tz="UTC")), nullable=False),
-        pa.field("cloud_percent", pa.list_(pa.float32()), nullable=False),
-        pa.field("member_offset", pa.list_(pa.int64()), nullable=False),
-        pa.field("member_length", pa.list_(pa.int64()), nullable=False),
-        pa.field("member_crc32c", pa.list_(pa.uint32()), nullable=False),
-        pa.field("page_end", pa.list_(pa.int64()), nullable=False),
-        pa.field("page_crc32c", pa.list_(pa.uint32()), nullable=False),
-    ],
-    metadata={b"geo": json.dumps(GEO_METADATA).encode()},
+    [pa.field(name, kind, nullable=False) for name, kind in COLUMNS.items()],
+    metadata={b"geo": json.dumps(GEO).encode()},
 )
 LISTS = ("member_offset", "member_length", "member_crc32c", "page_end", "page_crc32c")
 """Columns of the schema that the loader reads: lists of numbers."""
@@ -99,9 +92,8 @@ def index_table(rows: Sequence[IndexRow]) -> pa.Table:
 
 def index_bytes(table: pa.Table) -> bytes:
     """Return the index as the bytes of a GeoParquet file; the same rows give the same bytes."""
-    sink = io.BytesIO()
-    pq.write_table(table.cast(SCHEMA).replace_schema_metadata(SCHEMA.metadata), sink,
-                   compression="zstd")  # fmt: skip
+    sink, rows = io.BytesIO(), table.cast(SCHEMA).replace_schema_metadata(SCHEMA.metadata)
+    pq.write_table(rows, sink, compression="zstd")
     return sink.getvalue()
 
 
@@ -152,10 +144,15 @@ class Manifest:
     """The shards by number."""
     index_sha256: str
     """Hash of `index.parquet`, hexadecimal."""
+    source: str | None = None
+    """Release that the pixels are of, if it is not SSL4EO-S12 v1.0: `SSL4EO-S12 v1.1`."""
+    dn_offset: int | None = None
+    """What was subtracted from the source's DN, which have no offset here; None for v1.0."""
 
     def to_json(self) -> bytes:
         """Return the file's bytes."""
-        return (json.dumps(asdict(self), indent=1) + "\n").encode()
+        said = {name: value for name, value in asdict(self).items() if value is not None}
+        return f"{json.dumps(said, indent=1)}\n".encode()
 
     @classmethod
     def from_json(cls, data: bytes, *, url: str) -> "Manifest":
@@ -167,30 +164,32 @@ class Manifest:
         try:
             fields = json.loads(data)
             version = fields["schema_version"]
+            if version == SCHEMA_VERSION:
+                if fields["product"] not in PRODUCTS:
+                    raise ValueError(f"there is no product {fields['product']!r}")
+                for name in ("bands", "scale", "offset"):
+                    fields[name] = tuple(fields[name])
+                fields["pages"] = tuple(tuple(page) for page in fields["pages"])
+                fields["shards"] = tuple(ShardEntry(**shard) for shard in fields["shards"])
+                return cls(**fields)
         except (ValueError, KeyError, TypeError) as error:
             raise ShardError(
-                f"{url} is not a manifest of ssl4eo shards: {error}. "
-                "Build the data set again with ssl4eo-shard build."
+                f"{url} is not a manifest of ssl4eo shards: {error}. Copy it again, or run "
+                "ssl4eo-shard index on its folder: it writes manifest and index anew."
             ) from error
-        if version != SCHEMA_VERSION:
-            remedy = (
-                "Run ssl4eo-shard index on its folder: it writes manifest and index anew and "
-                "leaves the shards as they are."
-                if version == 1
-                else "Update ssl4eo-stream."
-            )
-            raise ShardError(
-                f"{url} has schema version {version}; this release reads {SCHEMA_VERSION}. {remedy}"
-            )
-        for name in ("bands", "scale", "offset"):
-            fields[name] = tuple(fields[name])
-        fields["pages"] = tuple(tuple(page) for page in fields["pages"])
-        fields["shards"] = tuple(ShardEntry(**shard) for shard in fields["shards"])
-        return cls(**fields)
+        remedy = (
+            "Run ssl4eo-shard index on its folder: it writes manifest and index anew and "
+            "leaves the shards as they are."
+            if version == 1
+            else "Update ssl4eo-stream."
+        )
+        raise ShardError(
+            f"{url} has schema version {version}; this release reads {SCHEMA_VERSION}. {remedy}"
+        )
 
     @property
     def hash(self) -> str:
-        """Sha256 of the manifest: equal hashes are equal data sets, byte for byte."""
+        """Sha256 of the manifest: equal hashes are equal data sets."""
         return hashlib.sha256(self.to_json()).hexdigest()
 
 
@@ -229,15 +228,17 @@ class Index:
         columns = ["id", "shard", *LISTS]
         try:
             table = pq.read_table(pa.BufferReader(data), columns=columns).combine_chunks()
-            if missing := set(columns) - set(table.column_names):
-                raise KeyError(f"no column {', '.join(sorted(missing))}")
-        except (pa.ArrowInvalid, KeyError, OSError) as error:
+            if missing := sorted(set(columns) - set(table.column_names)):
+                raise KeyError(f"no column {', '.join(missing)}")
+            table = table.cast(pa.schema([SCHEMA.field(name) for name in columns]))
+            ids = np.asarray(table["id"].cast(pa.int64()))
+            lists = {name: table[name].combine_chunks() for name in LISTS}
+            flat = {name: each.flatten().to_numpy() for name, each in lists.items()}
+        except (pa.ArrowException, KeyError, OSError, ValueError) as error:
             raise ShardError(
                 f"{url} is not an index of ssl4eo shards: {error}. "
                 "Run ssl4eo-shard index on its folder: it writes the index anew."
             ) from error
-        lists = {name: table[name].combine_chunks() for name in LISTS}
-        flat = {name: each.flatten().to_numpy() for name, each in lists.items()}
         counts = lists["member_offset"].value_lengths().to_numpy()
         dates = int(counts.sum())
         before = len(flat["page_end"]) // max(dates, 1)  # pages but the last
@@ -252,7 +253,7 @@ class Index:
             return np.column_stack([flat[name].reshape(dates, before), flat[last]])
 
         return cls(
-            ids=np.asarray(table["id"].cast(pa.int64())),
+            ids=ids,
             shards=np.asarray(table["shard"]),
             first_date=np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
             offsets=flat["member_offset"],
@@ -264,12 +265,7 @@ class Index:
 
 
 def read_manifest(store: Store) -> Manifest:
-    """Read what a folder of shards says it holds.
-
-    Raises:
-        StorageError: It can't be read.
-        ShardError: It is not a manifest.
-    """
+    """Read a folder's manifest; raises as `Store.read` and `Manifest.from_json` do."""
     return Manifest.from_json(store.read(MANIFEST), url=f"{store.url}/{MANIFEST}")
 
 
@@ -280,6 +276,12 @@ def read_data_set(store: Store) -> tuple[Manifest, Index]:
         StorageError: They can't be read.
         ShardError: They are not what they should be, or don't belong together.
     """
+    manifest, data = read_files(store)
+    return manifest, Index.from_parquet(data, url=f"{store.url}/{INDEX}")
+
+
+def read_files(store: Store) -> tuple[Manifest, bytes]:
+    """Read the manifest, and the bytes of the index; raises what `read_data_set` does."""
     manifest = read_manifest(store)
     data = store.read(INDEX)
     if hashlib.sha256(data).hexdigest() != manifest.index_sha256:
@@ -287,9 +289,9 @@ def read_data_set(store: Store) -> tuple[Manifest, Index]:
             f"{store.url}/{INDEX} is not the one that {MANIFEST} belongs to: a copy in progress, "
             "or a build that did not finish. Copy both again, or run ssl4eo-shard build again."
         )
-    return manifest, Index.from_parquet(data, url=f"{store.url}/{INDEX}")
+    return manifest, data
 
 
 def shard_name(product: str, number: int) -> str:
-    """Return a shard's file name."""
+    """Return the file name of a shard."""
     return f"{product}-{number:06d}.tar"

@@ -9,16 +9,16 @@ import json
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO, Literal
 
 from ssl4eo_stream.bands import PRODUCTS, Product, ProductName
 from ssl4eo_stream.errors import SourceError
 from ssl4eo_stream.geotiff import read_pages
 from ssl4eo_stream.sample import Location, location_key
+from ssl4eo_stream.shard.destination import Destination
 from ssl4eo_stream.shard.locations import Locations, Packed
 from ssl4eo_stream.shard.manifest import IndexRow, ShardEntry, index_table, shard_name
-from ssl4eo_stream.shard.parts import atomic_file, part_path, write_part
+from ssl4eo_stream.shard.parts import part_name, write_part
 from ssl4eo_stream.shard.prefixes import prefixes
 
 OnMissing = Literal["skip", "error"]
@@ -36,8 +36,8 @@ class ShardTask:
     """Shard number."""
     locations: Locations
     """What to write."""
-    dest: Path
-    """Folder for shards."""
+    dest: Destination
+    """Where the shard goes."""
     product: ProductName
     """Which product."""
     on_missing: OnMissing
@@ -101,12 +101,12 @@ def pack_shard(task: ShardTask, *, stopped: Callable[[], bool]) -> ShardDone:
         StoppedError: `stopped` said so; nothing is left behind.
     """
     product = PRODUCTS[task.product]
-    path = task.dest / shard_name(task.product, task.number)
+    name = shard_name(task.product, task.number)
     rows: list[IndexRow] = []
     skipped: list[Skipped] = []
     bytes_read = 0
-    part_path(task.dest, task.product, task.number).unlink(missing_ok=True)
-    with atomic_file(path) as file:
+    task.dest.remove(part_name(task.product, task.number))
+    with task.dest.write(name) as file:
         writer = _TarWriter(file)
         for number in task.locations.ids():
             if stopped():
@@ -124,14 +124,14 @@ def pack_shard(task: ShardTask, *, stopped: Callable[[], bool]) -> ShardDone:
     if rows:
         entry = ShardEntry(
             number=task.number,
-            name=path.name,
+            name=name,
             locations=len(rows),
             bytes=writer.bytes,
             sha256=writer.sha256.hexdigest(),
         )
         write_part(task.dest, task.product, index_table(rows), entry)
     else:
-        path.unlink()
+        task.dest.remove(name)
     task.locations.clear()
     return ShardDone(
         number=task.number, locations=len(rows), skipped=tuple(skipped), bytes_read=bytes_read

@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 from collections.abc import Generator, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait
@@ -15,24 +15,25 @@ from ssl4eo_stream.errors import ShardError
 from ssl4eo_stream.shard.pack import ShardDone, ShardTask, pack_shard
 
 
-def pack_all(tasks: list[ShardTask], *, workers: int) -> Generator[ShardDone, None, None]:
+def pack_all(
+    tasks: list[ShardTask], *, executor: Executor | None
+) -> Generator[ShardDone, None, None]:
     """Pack shards, and yield what became of each as it is done.
 
     Args:
         tasks: What to pack.
-        workers: Processes; 0 and 1 work in this one.
+        executor: Who does it; this process if None.
 
     Raises:
         SourceError: A location is broken and its task doesn't skip such.
         StorageError: A shard can't be written.
         ShardError: A process died.
     """
-    if workers <= 1:
-        yield from (pack_shard(task, stopped=lambda: False) for task in tasks)
+    if executor is None:
+        yield from map(_pack, tasks)
         return
-    with worker_pool(min(workers, max(1, len(tasks)))) as pool:
-        for future in as_completed([pool.submit(_pack_in_worker, task) for task in tasks]):
-            yield future.result()
+    for future in as_completed([executor.submit(_pack, task) for task in tasks]):
+        yield future.result()
 
 
 @contextmanager
@@ -60,6 +61,11 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 _stop: Event | None = None
 
 
+def stopped() -> bool:
+    """Whether the work of this process was called off: it is one of a pool that is at its end."""
+    return _stop is not None and _stop.is_set()
+
+
 def _start_worker(stop: Event) -> None:
     """Runs first in a worker: the parent alone answers signals, and says so by an event."""
     global _stop  # noqa: PLW0603 - a pool's initializer has no other way to hand it over
@@ -77,6 +83,6 @@ def _die_with_parent() -> None:
     os._exit(1)
 
 
-def _pack_in_worker(task: ShardTask) -> ShardDone:
-    assert _stop is not None, "the pool's initializer ran"
-    return pack_shard(task, stopped=_stop.is_set)
+def _pack(task: ShardTask) -> ShardDone:
+    """Pack, in a process of the pool until the parent stops it."""
+    return pack_shard(task, stopped=stopped)

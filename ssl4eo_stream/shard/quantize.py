@@ -27,7 +27,7 @@ def to_bytes(values: Num[np.ndarray, "*shape"], *, band: Band) -> UInt8[np.ndarr
         Bytes of the same shape.
     """
     if values.dtype == np.uint16:
-        return _table(band.scale, band.offset)[values]
+        return np.take(_table(band.scale, band.offset), values)  # half the time of indexing
     return _quantize(values, scale=band.scale, offset=band.offset)
 
 

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from ssl4eo_stream.errors import ShardError, StorageError
 from ssl4eo_stream.sample import location_key
+from ssl4eo_stream.shard.destination import atomic_file
 from ssl4eo_stream.shard.form import UNKNOWN_QUALITY
 from ssl4eo_stream.shard.manifest import (
     INDEX,
@@ -29,7 +30,7 @@ from ssl4eo_stream.shard.manifest import (
     index_bytes,
     shard_name,
 )
-from ssl4eo_stream.shard.parts import PARTS, SETTINGS, atomic_file
+from ssl4eo_stream.shard.parts import PARTS, SETTINGS
 from ssl4eo_stream.shard.survey import Survey, survey
 from ssl4eo_stream.store import Store
 from ssl4eo_stream.tars import find_tars
@@ -87,7 +88,7 @@ def reindex(
     except OSError as error:
         raise StorageError(f"{folder} can't be made: {error}. Choose another --output.") from error
     old = _old_manifest(tars.store)
-    numbers = _numbers(list(tars.sizes))
+    numbers = shard_numbers(list(tars.sizes))
     tasks = [
         _Task(url=tars.url, options=options, name=name, size=size, number=number, product=product)
         for (name, size), number in zip(tars.sizes.items(), numbers, strict=True)
@@ -179,10 +180,10 @@ def _old_manifest(store: Store) -> dict[str, Any]:
     return {}
 
 
-def _numbers(names: Sequence[str]) -> list[int]:
+def shard_numbers(names: Sequence[str]) -> list[int]:
     """Return shard numbers: the digits before `.tar` if all differ in them, else counted by name.
 
-    >>> _numbers(["s2c-000007.tar", "s2c-000003.tar"])
+    >>> shard_numbers(["s2c-000007.tar", "s2c-000003.tar"])
     [7, 3]
     """
     digits = [re.search(r"([0-9]{1,10})\.tar$", name) for name in names]

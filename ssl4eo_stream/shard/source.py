@@ -30,9 +30,9 @@ KEPT_PROPERTIES = (
     "source", "synthetic", "MGRS_TILE", "SPACECRAFT_NAME", "PROCESSING_BASELINE",
     "SENSING_ORBIT_NUMBER", "SENSING_ORBIT_DIRECTION", "MEAN_SOLAR_ZENITH_ANGLE",
     "MEAN_SOLAR_AZIMUTH_ANGLE", "platform_number", "orbitProperties_pass",
-    "relativeOrbitNumber_start",
+    "relativeOrbitNumber_start", "patch_cloud_percent", "coarse_bands",
 )  # fmt: skip
-"""What the shards keep of an acquisition's metadata; Earth Engine's names, and two of ours."""
+"""What the shards keep of an acquisition's metadata; Earth Engine's names, and four of ours."""
 
 
 @dataclass(frozen=True, kw_only=True)

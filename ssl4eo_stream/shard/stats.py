@@ -15,8 +15,8 @@ from jaxtyping import Int64, Num
 from ssl4eo_stream.bands import PRODUCTS, Band
 from ssl4eo_stream.errors import ShardError, SourceError
 from ssl4eo_stream.sample import location_key
+from ssl4eo_stream.shard.cluster import Cluster, executor_of
 from ssl4eo_stream.shard.manifest import Index, Manifest, ShardEntry, read_data_set
-from ssl4eo_stream.shard.processes import worker_pool
 from ssl4eo_stream.shard.quantize import to_bytes
 from ssl4eo_stream.store import Store
 from ssl4eo_stream.strips import decode_sample, read_pages
@@ -119,7 +119,7 @@ class _Members:
 def stats(
     url: str,
     *,
-    workers: int = 1,
+    workers: int | Cluster = 1,
     on_start: Callable[[int], None] = lambda _: None,
     on_shard: Callable[[int], None] = lambda _: None,
 ) -> tuple[Manifest, tuple[BandStats, ...]]:
@@ -127,7 +127,7 @@ def stats(
 
     Args:
         url: Its folder: path or URL.
-        workers: Processes, each reading a shard at a time; 0 and 1 work in this one.
+        workers: Processes, each reading a shard at a time; 0 and 1 work in this one; or a cluster.
         on_start: Called once with the number of patches.
         on_shard: Called after each shard with its number of patches.
 
@@ -160,14 +160,14 @@ def bins(manifest: Manifest) -> list[tuple[float, float]]:
 
 
 def _map(
-    work: Callable[[_Members], tuple[BandStats, ...]], shards: list[_Members], *, workers: int
+    work: Callable[[_Members], tuple[BandStats, ...]],
+    shards: list[_Members],
+    *,
+    workers: int | Cluster,
 ) -> Iterator[tuple[BandStats, ...]]:
     """In order, so that sums come out the same with any number of processes."""
-    if workers <= 1:
-        yield from map(work, shards)
-        return
-    with worker_pool(min(workers, max(1, len(shards)))) as pool:
-        yield from pool.map(work, shards)
+    with executor_of(workers) as (executor, _):
+        yield from executor.map(work, shards) if executor else map(work, shards)
 
 
 def _members(index: Index, entry: ShardEntry) -> _Members:
@@ -195,28 +195,46 @@ def _of_shard(url: str, manifest: Manifest, members: _Members) -> tuple[BandStat
         for i in range(first, last):
             member = data[members.starts[i] - start : members.ends[i] - start]
             name = f"{store.url}/{members.entry.name}, member {members.names[i]}"
-            if google_crc32c.value(bytes(member)) != members.crc32c[i]:
-                raise ShardError(
-                    f"{name}: crc32c is not the index's. ssl4eo-shard verify says what else is "
-                    "wrong there."
-                )
-            total = tuple(
-                a + b for a, b in zip(total, _of_member(member, manifest, name=name), strict=True)
-            )
+            patch = decode_patch(member, manifest, crc32c=members.crc32c[i], name=name)
+            total = tuple(a + b for a, b in zip(total, patch_stats(patch, manifest), strict=True))
     return total
 
 
-def _of_member(data: memoryview, manifest: Manifest, *, name: str) -> tuple[BandStats, ...]:
+def decode_patch(
+    data: memoryview, manifest: Manifest, *, crc32c: int, name: str
+) -> dict[str, Num[np.ndarray, "_ _"]]:
+    """Check a member of a shard, and return its bands by name, as stored, at native size.
+
+    Args:
+        data: The GeoTIFF.
+        manifest: The data set's.
+        crc32c: What its index has for it.
+        name: What to call it in errors.
+
+    Raises:
+        ShardError: It is not what the index says.
+        SourceError: It can't be decoded.
+    """
+    if google_crc32c.value(bytes(data)) != crc32c:
+        raise ShardError(
+            f"{name}: crc32c is not the index's. ssl4eo-shard verify says what else is wrong there."
+        )
     pages = read_pages(data, name=name, georeference=False)
     if [page.samples for page in pages] != [len(bands) for bands in manifest.pages]:
         raise SourceError(f"{name} does not have the manifest's pages. Build the shard again.")
-    found = {
+    return {
         band: decode_sample(data, page, sample, name=name)
         for page, bands in zip(pages, manifest.pages, strict=True)
         for sample, band in enumerate(bands)
     }
+
+
+def patch_stats(
+    patch: dict[str, Num[np.ndarray, "_ _"]], manifest: Manifest
+) -> tuple[BandStats, ...]:
+    """Return the stats of each band of a decoded patch, in the manifest's order."""
     bands = PRODUCTS[manifest.product].bands
     return tuple(
-        BandStats.of(found[band.name], band=band, scale=scale, offset=offset)
+        BandStats.of(patch[band.name], band=band, scale=scale, offset=offset)
         for band, scale, offset in zip(bands, manifest.scale, manifest.offset, strict=True)
     )

@@ -27,6 +27,8 @@ PATCH = "patch.tif"
 """A date's pixels as shards hold them."""
 PROBLEM = "problem.txt"
 """Why a place can't be had: it is left out."""
+NO_DATE = "none"
+"""Acquisition of a parcel about a place as a whole; gone once a later one has dates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,8 @@ def scan(path: Path) -> Found:
                 file = tar.extractfile(info)
                 assert file is not None, "a regular member has data"
                 number, _, acquisition = folder.partition("/")
+                if acquisition != NO_DATE:
+                    found.get(int(number), {}).pop(NO_DATE, None)
                 found.setdefault(int(number), {}).setdefault(acquisition, {}).update(
                     (name, Place(offset=begun[name], length=length, crc32c=crc32c))
                     for name, (length, crc32c) in json.loads(file.read()).items()

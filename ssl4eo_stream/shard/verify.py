@@ -1,210 +1,256 @@
-"""Read a local data set back, every byte of it, and say what is wrong."""
+"""Read a data set back, every byte of it, wherever it lies, and say what is wrong and what to do.
+
+A shard is vouched for by the manifest (sha256 of the tar) and by the index (place and CRC-32C of
+every GeoTIFF), the index by the manifest (sha256). Where those two do not belong together, the
+shards tell which one is theirs.
+"""
 
 import hashlib
-import json
-import multiprocessing
-import tarfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
-import google_crc32c
-import numpy as np
-
-from ssl4eo_stream.bands import PRODUCTS
-from ssl4eo_stream.errors import ShardError, SourceError
-from ssl4eo_stream.geotiff import read_pages
-from ssl4eo_stream.sample import location_key
-from ssl4eo_stream.shard.manifest import INDEX, MANIFEST, Index, Manifest, ShardEntry
+from ssl4eo_stream.errors import MissingError, ShardError, Ssl4eoError, StorageError
+from ssl4eo_stream.shard.check import Checked, check_shard
+from ssl4eo_stream.shard.listing import Problem, names_in, strangers
+from ssl4eo_stream.shard.manifest import INDEX, MANIFEST, Index, Manifest, read_manifest, shard_name
 from ssl4eo_stream.shard.parts import PARTS
-from ssl4eo_stream.shard.prefixes import Prefixes, prefixes
-from ssl4eo_stream.tars import place_of
+from ssl4eo_stream.shard.processes import worker_pool
+from ssl4eo_stream.shard.reindex import shard_numbers
+from ssl4eo_stream.shard.said import Listed, ShardToCheck, expected_pages
+from ssl4eo_stream.store import Store, as_url
 
-REPAIR = "Remove it and run ssl4eo-shard build again"
+MAX_LINES = 8
+"""Problems told of one shard."""
+REBUILD = "Run ssl4eo-shard repair with --source, or copy it again"
+REINDEX = "Run ssl4eo-shard repair: it makes manifest and index again from the shards"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Member:
-    """A GeoTIFF as the index lists it."""
+class Verified:
+    """What was found."""
 
-    name: str
-    """Name in the tar, `0012345.t0.tif`."""
-    offset: int
-    """First byte in the tar."""
-    prefixes: Prefixes
-    """Bytes of its beginnings through each page, and their CRC-32C; the last is all of it."""
-
-    @property
-    def length(self) -> int:
-        """Its bytes."""
-        return self.prefixes.ends[-1]
+    url: str
+    """Where the data set lies, a path or a URL without credentials."""
+    folder: Path | None
+    """The same in this machine's file system, if it is there."""
+    manifest: Manifest | None
+    """The manifest, if it can be read and is of these shards."""
+    index: Index | None
+    """The index, if it can be read and is of these shards."""
+    shards: dict[int, str]
+    """The shards that belong to it, number -> file name."""
+    bad: dict[int, str]
+    """Those of them that are not what they should be."""
+    bytes_read: int
+    """Bytes of shards that were read."""
+    problems: tuple[Problem, ...]
+    """Everything that is wrong."""
 
 
 def verify(
-    dest: Path, *, workers: int = 1, on_shard: Callable[[int], None] = lambda _: None
-) -> tuple[Manifest, list[str]]:
-    """Compare every byte of a data set with its manifest and index.
+    url: str | Path,
+    *,
+    workers: int = 1,
+    only: Collection[int] | None = None,
+    on_start: Callable[[int], None] = lambda _: None,
+    on_shard: Callable[[int], None] = lambda _: None,
+) -> Verified:
+    """Read every byte of a data set once and compare it with manifest and index.
 
     Args:
-        dest: The folder.
-        workers: Processes; 0 and 1 work in this one.
-        on_shard: Called after each shard with its number of locations.
-
-    Returns:
-        The manifest, and a line for everything that is wrong.
+        url: The folder: path or URL.
+        workers: Processes, each reading a shard at a time; 0 and 1 work in this one.
+        only: Numbers of the shards to read; all if not given.
+        on_start: Called once with the bytes that the manifest says there are.
+        on_shard: Called after each shard with its bytes.
 
     Raises:
-        ShardError: There is no manifest to compare with, or no readable index.
+        ShardError: There are no shards, or nothing says which, or a build is unfinished.
+        StorageError: The folder is not there, or the storage can't be asked.
     """
+    store = Store.open(url)
+    names = names_in(store)
+    manifest, told = _manifest(store)
+    index, of_manifest, more = _index(store, manifest)
+    if manifest is None:
+        _refuse_nothing(store, names, told[0])
+    shards = _shards(manifest, index, names=names or ())
+    tasks = _tasks(as_url(url), shards, manifest, index, vouched=of_manifest, only=only)
+    on_start(sum(task.entry.bytes for task in tasks if task.entry))
+    checked: list[Checked] = []
+    for found in _map(tasks, workers=workers):
+        checked.append(found)
+        on_shard(found.bytes)
+    problems = told + more
+    if index is not None and not of_manifest:
+        manifest, index, more = _believe(manifest, index, checked)
+        problems += more
+    if manifest is not None:
+        numbers = {entry.number for entry in manifest.shards}
+        problems += _form(checked)
+    else:
+        numbers = set(shards) if index is None else set(index.shards.tolist())
+    shards = {number: name for number, name in shards.items() if number in numbers}
+    told_of = {each.number: _lines(each, manifest, index) for each in checked}
+    bad = {number: name for number, name in shards.items() if told_of.get(number)}
+    remedy = "Copy it again" if manifest and not manifest.samples_per_shard else REBUILD
+    problems += [
+        Problem(file=name, kind="shard", problem=line, remedy=remedy)
+        for number, name in bad.items()
+        for line in told_of[number]
+    ]
+    return Verified(
+        url=str(store.folder or store.url),
+        folder=store.folder,
+        manifest=manifest,
+        index=index,
+        shards=shards,
+        bad=bad,
+        bytes_read=sum(each.bytes for each in checked),
+        problems=(*problems, *strangers(names or (), known={*shards.values()})),
+    )
+
+
+def _manifest(store: Store) -> tuple[Manifest | None, list[Problem]]:
     try:
-        manifest = Manifest.from_json((dest / MANIFEST).read_bytes(), url=str(dest / MANIFEST))
-        data = (dest / INDEX).read_bytes()
-    except OSError as error:
+        manifest = read_manifest(store)
+        expected_pages(manifest)
+    except MissingError:
+        return None, [_about(MANIFEST, "it is missing", REINDEX)]
+    except ShardError as error:
+        problem, remedy = _said(error, f"{store.url}/{MANIFEST}")
+        return None, [_about(MANIFEST, f"it {problem}", remedy)]
+    return manifest, []
+
+
+def _index(store: Store, manifest: Manifest | None) -> tuple[Index | None, bool, list[Problem]]:
+    """Return the index as far as it can be read, and whether it is the manifest's."""
+    where = f"{store.url}/{INDEX}"
+    try:
+        data = store.read(INDEX)
+    except MissingError:
+        return None, False, [_about(INDEX, "it is missing", REINDEX)]
+    except StorageError as error:
+        problem, remedy = _said(error, where)
+        return None, False, [_about(INDEX, f"it can't be read: {problem}", remedy)]
+    try:
+        index = Index.from_parquet(data, url=where)
+    except ShardError as error:
+        return None, False, [_about(INDEX, f"it {_said(error, where)[0]}", REINDEX)]
+    same = manifest is not None and hashlib.sha256(data).hexdigest() == manifest.index_sha256
+    return index, same, []
+
+
+def _refuse_nothing(store: Store, names: Sequence[str] | None, problem: Problem) -> None:
+    """Stop where there is no manifest, and nothing else to look at."""
+    if names is None:
         raise ShardError(
-            f"{dest} holds no finished shards: {error}. Run ssl4eo-shard build; "
-            "it goes on where it stopped."
-        ) from error
-    problems = _leftovers(dest, manifest)
-    if hashlib.sha256(data).hexdigest() != manifest.index_sha256:
-        problems.append(f"{dest / INDEX}: sha256 is not the manifest's. {REPAIR}.")
-    index = Index.from_parquet(data, url=str(dest / INDEX))
-    if (len(index), len(index.offsets)) != (manifest.locations, manifest.patches):
-        problems.append(
-            f"{dest / INDEX}: {len(index)} locations and {len(index.offsets)} patches, the "
-            f"manifest has {manifest.locations} and {manifest.patches}. {REPAIR}."
+            f"{store.url}/{MANIFEST}: {problem.problem}, and the folder can't be listed, so that "
+            f"nothing tells which shards there are. {problem.remedy}."
         )
-    check = partial(check_shard, dest, manifest)
-    members = [_members(index, entry.number) for entry in manifest.shards]
-    for entry, found in zip(
-        manifest.shards, _map(check, manifest.shards, members, workers=workers), strict=True
-    ):
-        problems += found
-        on_shard(entry.locations)
-    return manifest, problems
+    if PARTS in names or not any(name.endswith(".tar") for name in names):
+        raise ShardError(
+            f"{store.url} holds no finished shards: {MANIFEST}: {problem.problem}. Run "
+            "ssl4eo-shard build; it goes on where it stopped."
+        )
 
 
-def _map(
-    check: Callable[[ShardEntry, list[Member]], list[str]],
-    entries: tuple[ShardEntry, ...],
-    members: list[list[Member]],
+def _shards(
+    manifest: Manifest | None, index: Index | None, *, names: Sequence[str]
+) -> dict[int, str]:
+    """Return every shard that manifest (or else the folder) and index know: number -> name."""
+    if manifest is not None:
+        shards = {entry.number: entry.name for entry in manifest.shards}
+    else:
+        tars = [name for name in names if name.endswith(".tar")]
+        shards = dict(zip(shard_numbers(tars), tars, strict=True))
+    like = next(iter(shards.values()), shard_name(manifest.product, 0) if manifest else "")
+    for number in set(index.shards.tolist()) - shards.keys() if index else ():
+        shards[number] = re.sub(r"[0-9]+(?=\.tar$)", f"{number:06d}", like)
+    return dict(sorted(shards.items()))
+
+
+def _tasks(
+    url: str,
+    shards: dict[int, str],
+    manifest: Manifest | None,
+    index: Index | None,
     *,
-    workers: int,
-) -> Iterator[list[str]]:
-    if workers <= 1:
-        yield from map(check, entries, members)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, max(1, len(entries))), context) as pool:
-        yield from pool.map(check, entries, members)
-
-
-def _members(index: Index, number: int) -> list[Member]:
-    """The GeoTIFFs of one shard in the order of the tar."""
+    vouched: bool,
+    only: Collection[int] | None,
+) -> list[ShardToCheck]:
+    entries = {entry.number: entry for entry in manifest.shards} if manifest else {}
     return [
-        Member(
-            name=f"{location_key(int(index.ids[i]))}.t{date}.tif",
-            offset=int(index.offsets[j]),
-            prefixes=Prefixes(
-                ends=tuple(index.page_ends[j].tolist()), crc32c=tuple(index.page_crc32c[j].tolist())
-            ),
+        ShardToCheck(
+            url=url,
+            number=number,
+            name=name,
+            entry=entries.get(number),
+            pages=expected_pages(manifest) if manifest else None,
+            listed=Listed.of(index, number) if index else None,
+            vouched=vouched,
         )
-        for i in np.flatnonzero(index.shards == number)
-        for date, j in enumerate(range(index.first_date[i], index.first_date[i + 1]))
+        for number, name in shards.items()
+        if only is None or number in only
     ]
 
 
-def check_shard(
-    dest: Path, manifest: Manifest, entry: ShardEntry, members: list[Member]
-) -> list[str]:
-    """Return what is wrong with one shard."""
-    path = dest / entry.name
-    try:
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            size = file.tell()
-            if size != entry.bytes:
-                return [f"{path}: {size} bytes, the manifest has {entry.bytes}. {REPAIR}."]
-            problems = [] if sha256 == entry.sha256 else ["sha256 is not the manifest's"]
-            try:
-                problems += _contents(file, manifest, members)
-            except tarfile.TarError as error:
-                problems.append(f"the tar is damaged: {error}")
-    except OSError as error:
-        return [f"{path}: can't be read: {error}. Run ssl4eo-shard build again."]
-    return [f"{path}: {problem}. {REPAIR}." for problem in problems]
-
-
-def _contents(file: BinaryIO, manifest: Manifest, members: list[Member]) -> Iterator[str]:
-    """What is wrong inside a tar: its headers against the index, its members against themselves."""
-    file.seek(0)
-    listed = {member.name: member for member in members}
-    with tarfile.open(fileobj=file, mode="r:") as tar:
-        infos = {}  # by name, as shards written by this package spell it
-        for info in tar.getmembers():
-            if info.isreg() and (place := place_of(info.name)):
-                key, date = location_key(place[0]), place[1]
-                infos[f"{key}.json" if date is None else f"{key}.t{date}.tif"] = info
-        found = [name for name in infos if name.endswith(".tif")]
-        if sorted(found) != sorted(listed):
-            yield f"its {len(found)} GeoTIFFs are not the {len(listed)} of the index"
-        for name, info in infos.items():
-            file.seek(info.offset_data)
-            data = file.read(info.size)
-            member = listed.get(name)
-            if name.endswith(".json"):
-                yield from _json(data, name)
-            elif member is None:
-                yield f"member {name} is not in the index"
-            elif (info.offset_data, info.size) != (member.offset, member.length):
-                yield (
-                    f"member {name} has {info.size} bytes at {info.offset_data}, the index "
-                    f"says {member.length} at {member.offset}"
-                )
-            elif google_crc32c.value(data) != member.prefixes.crc32c[-1]:
-                yield f"member {name} at byte {member.offset}: crc32c is not the index's"
-            else:
-                yield from _pages(data, manifest, member)
-
-
-def _json(data: bytes, name: str) -> Iterator[str]:
-    try:
-        key = location_key(int(json.loads(data).get("id", name.removesuffix(".json"))))
-    except (ValueError, AttributeError, TypeError) as error:
-        yield f"member {name} is not the JSON of a location: {error!r}"
+def _map(tasks: list[ShardToCheck], *, workers: int) -> Iterator[Checked]:
+    if workers <= 1:
+        yield from map(check_shard, tasks)
         return
-    if f"{key}.json" != name:
-        yield f"member {name} is of location {key}"
+    with worker_pool(min(workers, max(1, len(tasks)))) as pool:
+        yield from pool.map(check_shard, tasks)
 
 
-def _pages(data: bytes, manifest: Manifest, member: Member) -> Iterator[str]:
-    pixels = {band.name: band.pixels for band in PRODUCTS[manifest.product].bands}
-    expected = [
-        (pixels[bands[0]], pixels[bands[0]], len(bands), manifest.dtype) for bands in manifest.pages
+def _believe(
+    manifest: Manifest | None, index: Index, checked: list[Checked]
+) -> tuple[Manifest | None, Index | None, list[Problem]]:
+    """Return which of manifest and index are of these shards, and what is wrong with the other."""
+    as_manifest = {each.name: not (each.damage or each.unlike_manifest) for each in checked}
+    as_index = {each.name: not (each.damage or each.unlike_index) for each in checked}
+    if manifest is None:
+        if any(as_index.values()):
+            return None, index, []
+        return None, None, [_about(INDEX, "it is of other shards", REINDEX)]
+    other = [name for name in as_index if as_index[name] and not as_manifest[name]]
+    if other and not any(as_manifest[name] and not as_index[name] for name in as_index):
+        text = f"it is of other shards than {INDEX}, which is right, of {', '.join(other[:3])}"
+        return None, index, [_about(MANIFEST, text + (", …" if other[3:] else ""), REINDEX)]
+    return manifest, None, [_about(INDEX, "its sha256 is not the manifest's", REINDEX)]
+
+
+def _form(checked: list[Checked]) -> list[Problem]:
+    """What the manifest says of all GeoTIFFs, and shards that it vouches for don't bear out."""
+    texts = [
+        f"{each.name}: {each.unlike_form[0]}"
+        for each in checked
+        if each.unlike_form and not each.unlike_manifest
     ]
-    try:
-        pages = read_pages(data, name=member.name)
-    except SourceError as error:
-        yield str(error)
-        return
-    found = [(page.height, page.width, page.samples, str(page.dtype)) for page in pages]
-    if found != expected:
-        yield f"member {member.name} has pages {found}, the manifest has {expected}"
-    elif prefixes(data, pages=pages, name=member.name) != member.prefixes:
-        yield f"member {member.name}: its pages do not end, or sum up, as the index says"
+    return [_about(MANIFEST, texts[0], REINDEX)] if texts else []
 
 
-def _leftovers(dest: Path, manifest: Manifest) -> list[str]:
-    """Files that no reader will ever look at."""
-    names = {entry.name for entry in manifest.shards}
-    problems = []
-    for path in sorted(dest.iterdir()):
-        if path.name == PARTS:
-            problems.append(f"{path}: left over from a build. Run ssl4eo-shard build again.")
-        elif path.name.startswith(".") and ".tmp-" in path.name:
-            problems.append(f"{path}: left over from a build that was killed. Remove it.")
-        elif path.suffix == ".tar" and path.name not in names:
-            problems.append(f"{path}: not in the manifest. Remove it.")
-    return problems
+def _lines(found: Checked, manifest: Manifest | None, index: Index | None) -> list[str]:
+    """Return what is wrong with a shard, by those who are believed."""
+    lines = list(found.damage)
+    if manifest is not None:
+        lines += found.unlike_manifest
+        lines += found.unlike_form if found.unlike_manifest else []
+    if index is not None:
+        lines += found.unlike_index
+    if len(lines) > MAX_LINES:
+        lines[MAX_LINES - 1 :] = [f"and {len(lines) - MAX_LINES + 1} more such problems"]
+    return lines
+
+
+def _about(file: str, problem: str, remedy: str) -> Problem:
+    kind = "manifest" if file == MANIFEST else "index"
+    return Problem(file=file, kind=kind, problem=problem, remedy=remedy)
+
+
+def _said(error: Ssl4eoError, where: str) -> tuple[str, str]:
+    """Return an error's problem and remedy, which is its last sentence."""
+    problem, _, remedy = str(error).rpartition(". ")
+    return problem.removeprefix(f"{where} "), remedy.rstrip(".")

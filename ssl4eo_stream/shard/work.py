@@ -1,24 +1,25 @@
-"""A tree or an archive -> the shards that there are to pack, and where each one's locations lie."""
+"""A tree or archives -> the shards that there are to pack, and where each one's locations lie."""
 
 import hashlib
-import json
 import logging
 from collections.abc import Callable
-from contextlib import nullcontext
+from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ssl4eo_stream.bands import PRODUCTS
-from ssl4eo_stream.errors import SourceError
+from ssl4eo_stream.errors import SourceError, StorageError
 from ssl4eo_stream.geotiff import Codec
 from ssl4eo_stream.sample import location_key
-from ssl4eo_stream.shard.archive import Archive, TruncatedError
-from ssl4eo_stream.shard.gather import GatheredLocations, Gathering, gather
+from ssl4eo_stream.shard.archive import Archive
+from ssl4eo_stream.shard.archives import ENDED, gather_all
+from ssl4eo_stream.shard.destination import Destination
+from ssl4eo_stream.shard.gather import GatheredLocations, Gathering
 from ssl4eo_stream.shard.locations import Locations, TreeLocations
 from ssl4eo_stream.shard.manifest import Manifest
 from ssl4eo_stream.shard.pack import OnMissing, Skipped
-from ssl4eo_stream.shard.parts import PARTS, atomic_file, read_part
-from ssl4eo_stream.shard.processes import worker_pool
+from ssl4eo_stream.shard.parts import PARTS, read_parts
 from ssl4eo_stream.shard.source import (
     examples,
     list_ids,
@@ -26,10 +27,10 @@ from ssl4eo_stream.shard.source import (
     shard_plan,
     sibling_ids,
 )
-from ssl4eo_stream.shard.unfinished import Found, has_pixels, scan
+from ssl4eo_stream.shard.unfinished import has_pixels, scan
+from ssl4eo_stream.shard.v11 import SUFFIX
+from ssl4eo_stream.shard.v11_tars import find
 
-ENDED = "ended.json"
-"""Beside unfinished shards: which archive has been read to its end."""
 logger = logging.getLogger(__name__)
 
 
@@ -57,6 +58,15 @@ class Work:
     """Shards that were finished before and whose source is used up."""
     absent: list[Skipped]
     """Locations that the source lacks."""
+    ended: Path | None = None
+    """What says that an archive has been read to its end."""
+
+    def clear(self) -> None:
+        """Remove what is of no use once all shards are finished."""
+        if self.ended is not None:
+            self.ended.unlink(missing_ok=True)
+            with suppress(OSError):  # what else lies there is not ours
+                self.ended.parent.rmdir()
 
 
 def of_tree(source: Path, asked: Asked) -> Work:
@@ -127,82 +137,106 @@ def absent(source: str, reasons: dict[int, str], *, on_missing: OnMissing) -> li
     return [Skipped(id=location_key(i), reason=reason) for i, reason in sorted(reasons.items())]
 
 
-def of_archive(
-    location: str,
-    dest: Path,
-    asked: Asked,
-    *,
-    workers: int,
-    on_read: Callable[[int, int], None],
-) -> Work:
-    """File all of an archive in unfinished shards, unless that was done before.
+def scratch_folder(dest: Destination, scratch: Path | None, *, form: Manifest) -> Path:
+    """Return where the unfinished shards of an archive lie; made if missing.
 
     Args:
-        location: Path or URL of the archive, or a pattern of its pieces.
-        dest: Folder for the shards, prepared.
+        dest: Where finished shards go.
+        scratch: What was asked for: a folder of these settings' own is made in it.
+        form: The manifest to be, without shards.
+
+    Raises:
+        StorageError: It can't be made, or was not given for object storage.
+    """
+    if scratch is not None:
+        key = hashlib.sha256(dest.url.encode() + form.to_json()).hexdigest()[:12]
+        folder = scratch / f"{form.product}-{key}"
+    elif dest.folder is not None:
+        folder = dest.folder / PARTS
+    else:
+        raise StorageError(
+            f"An archive on its way to {dest.url} needs room on this machine for shards until they "
+            "are complete. Give a folder with as much as all shards take: --scratch DIR."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{folder} can't be made: {error.strerror}. Check the path and its permissions."
+        ) from error
+    return folder
+
+
+def of_archive(
+    location: str,
+    dest: Destination,
+    asked: Asked,
+    *,
+    scratch: Path,
+    executor: Executor | None,
+    at_once: int,
+    on_read: Callable[[int, int], None],
+) -> Work:
+    """File all of an archive, or of the tars of v1.1, in unfinished shards, but what was before.
+
+    Args:
+        location: Path or URL of the archive, or of its pieces by a pattern; or of tars of v1.1.
+        dest: Where shards go, prepared.
         asked: What to take.
-        workers: Processes that encode; 0 and 1: this one does.
+        scratch: Folder for unfinished shards.
+        executor: Who encodes; this process if None.
+        at_once: How many do.
         on_read: Called with the bytes of the archive that have been read, and its size.
 
     Raises:
-        SourceError: The archive is cut, holds nothing to pack, or something broken.
-        StorageError: The archive can't be read, or an unfinished shard not written.
+        SourceError: An archive is cut, holds nothing to pack, or something broken.
+        ShardError: There are no tars of v1.1.
+        StorageError: An archive can't be read, or an unfinished shard not written.
     """
-    form, parts = asked.form, dest / PARTS
-    archive = Archive(location)
+    form = asked.form
+    if form.source is None:
+        archives, members = [Archive.find(location)], f"…/0012345/DATE/{form.bands[0]}.tif"
+    else:
+        archives, members = find(location), f"*{SUFFIX}"
+    name = archives[0].name if len(archives) == 1 else f"{len(archives)} tars of {location}"
     gathering = Gathering(
-        folder=parts, product=PRODUCTS[form.product], codec=asked.codec,
-        samples_per_shard=form.samples_per_shard, archive=archive.name,
+        folder=scratch, product=PRODUCTS[form.product], codec=asked.codec,
+        samples_per_shard=form.samples_per_shard, archive=name,
     )  # fmt: skip
-    reasons: dict[int, str] = {}
-    mark = json.dumps({"archive": archive.identity, "locations": _digest(asked.wanted)}).encode()
-    ended = parts / ENDED
-    if not (ended.exists() and ended.read_bytes() == mark):
-        known: Found = {}
-        for path in parts.glob(gathering.path_of_shard("*").name):
-            known |= scan(path)
-        with worker_pool(workers) if workers > 1 else nullcontext() as pool:
-            try:
-                gather(
-                    archive, gathering, pool=pool, workers=workers, known=known,
-                    wanted=lambda number: asked.wanted is None or number in asked.wanted,
-                    stop_at_problems=asked.on_missing == "error",
-                    on_bytes=lambda done: on_read(done, archive.bytes),
-                )  # fmt: skip
-            except TruncatedError as error:
-                if asked.on_missing == "error":
-                    raise
-                logger.warning("%s", error)
-                if error.place is not None:
-                    reasons[error.place] = "the archive ends in the middle of it"
-            else:
-                with atomic_file(ended) as file:
-                    file.write(mark)
+    left_out, reasons = gather_all(
+        archives, gathering, dn_offset=form.dn_offset, executor=executor, at_once=at_once,
+        on_read=on_read, wanted=lambda number: asked.wanted is None or number in asked.wanted,
+        which=_digest(asked.wanted), on_missing=asked.on_missing,
+    )  # fmt: skip
     shards: dict[int, GatheredLocations] = {}
     seen: set[int] = set()
-    for path in sorted(parts.glob(gathering.path_of_shard("*").name)):
+    pixels = False
+    for path in sorted(scratch.glob(gathering.path_of_shard("*").name)):
         found = scan(path)
         for number in reasons.keys() | (found.keys() - (asked.wanted or found.keys())):
             found.pop(number, None)
         if found:
             number = min(found) // form.samples_per_shard
-            shards[number] = GatheredLocations(path=path, found=found, gathering=gathering)
+            shards[number] = GatheredLocations(
+                path=path, numbers=tuple(sorted(found)), gathering=gathering
+            )
             seen |= found.keys()
+            pixels = pixels or has_pixels(found)
     kept: set[int] = set()
-    for tar in dest.glob(f"{form.product}-*.tar"):
-        number = int(tar.stem.removeprefix(f"{form.product}-"))
-        if number not in shards and (part := read_part(dest, form.product, number)):
+    for number, (rows, _) in read_parts(dest, form.product).items():
+        if number not in shards:
             kept.add(number)
-            seen.update(map(int, part[0]["id"].to_pylist()))
+            seen.update(map(int, rows["id"].to_pylist()))
     reasons |= dict.fromkeys((asked.wanted or set()) - seen - reasons.keys(), "not in the source")
-    if not kept and not any(has_pixels(members.found) for members in shards.values()):
+    if not kept and not pixels:
         raise SourceError(
-            f"{archive.name} holds no location to pack: no member is named …/0012345/DATE/"
-            f"{form.bands[0]}.tif, the digits being a location that was asked for. Is it of "
-            f"{form.product}?"
+            f"{name} holds no location to pack: no member {members} is of a location that was "
+            f"asked for. Is it of {form.product}, and --from the release that it is of?"
         )
-    lacking = absent(archive.name, reasons, on_missing=asked.on_missing)
-    return Work(shards={**shards}, kept=frozenset(kept), absent=lacking)
+    lacking = absent(name, reasons, on_missing=asked.on_missing)
+    return Work(
+        shards={**shards}, kept=frozenset(kept), absent=[*left_out, *lacking], ended=scratch / ENDED
+    )
 
 
 def _digest(ids: set[int] | None) -> str:

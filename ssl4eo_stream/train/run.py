@@ -2,14 +2,17 @@
 
 import json
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Generic, Literal, TypeVar
 
 import tyro
 
 from ssl4eo_stream.backbones import BackboneName
+from ssl4eo_stream.errors import Ssl4eoError
 from ssl4eo_stream.stream.select import Selection
 from ssl4eo_stream.stream.setup import Reading
 from ssl4eo_stream.train.optimizer import Optimizer
@@ -138,10 +141,26 @@ class Run(Generic[M]):
 def from_command_line(run: Run[M], *, arguments: Sequence[str] | None = None) -> Run[M]:
     """Return the run with the fields that the command line overrides; exits on a wrong flag.
 
+    From then on, what a user can mend (an unreadable URL, a batch that does not divide) ends the
+    script with one line; other errors have a traceback as ever.
+
     Args:
         run: The recipe's values. `data` and `output` may be missing: then their flags are required.
         arguments: What stands behind the program's name; `sys.argv` if not given.
     """
     description = sys.modules["__main__"].__doc__ or run.name
     kind = Run[type(run.method)]
+    if arguments is None:
+        sys.excepthook = tell
     return tyro.cli(kind, default=run, args=arguments, description=description)
+
+
+def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Say in one line what this package found wrong, and show the way to anything else."""
+    frames = traceback.extract_tb(trace)
+    package = str(Path(__file__).parent.parent)
+    ours = bool(frames) and frames[-1].filename.startswith(package)
+    if isinstance(error, Ssl4eoError) or (ours and isinstance(error, ValueError | ArithmeticError)):
+        sys.stderr.write(f"{Path(sys.argv[0]).name}: {error}\n")
+    else:
+        sys.__excepthook__(kind, error, trace)
