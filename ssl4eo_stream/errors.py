@@ -36,3 +36,7 @@ class ClusterError(Ssl4eoError):
 
 class PlanError(Ssl4eoError):
     """A table, polygon or plan of locations is wrong, or can't hold what is asked for."""
+
+
+class ServiceError(Ssl4eoError):
+    """A service of images refuses what is asked, or can't be reached."""
