@@ -15,7 +15,8 @@ MAY_IMPORT = {
     "backbones": set(),
     "sample": {"bands", "errors"},
     "strips": {"errors"},
-    "geotiff": {"errors", "strips"},
+    "tiff_header": {"strips"},
+    "geotiff": {"errors", "strips", "tiff_header"},
     "retry": {"errors"},
     "failure": {"errors", "retry"},
     "download": {"errors", "failure", "retry"},
@@ -33,13 +34,13 @@ MAY_IMPORT = {
     "commands": None,  # anything
     "__init__": {"stream"},
 }
-NO_TORCH = {"collect", "land", "shard", "strips", "geotiff", "store", "retry", "failure",
+NO_TORCH = {"collect", "land", "shard", "strips", "tiff_header", "geotiff", "store", "retry", "failure",
             "download", "tars", "sample", "bands", "errors"}  # fmt: skip
 """Stages whose processes must not pay for importing torch."""
 STREAM_WITH_TORCH = {"stream.batch", "stream.foreign"}
 """What only the trainer imports."""
 ONE_DOOR = {
-    "tifffile": {"geotiff"},
+    "tifffile": {"tiff_header"},
     "rasterio": {"geotiff"},
     "imagecodecs": {"geotiff", "strips", "shard.zarr_zip"},
     "simplejpeg": {"geotiff", "strips"},
