@@ -20,13 +20,14 @@ from archive_material import DATES, Grown, Layout
 
 from ssl4eo_stream.bands import S2C
 from ssl4eo_stream.geotiff import Codec
-from ssl4eo_stream.shard.archive import Archive, Parcel
+from ssl4eo_stream.shard.archive import Archive, RawParcel
 from ssl4eo_stream.shard.destination import Destination
 from ssl4eo_stream.shard.gather import GatheredLocations, Gathering
 from ssl4eo_stream.shard.locations import encode
 from ssl4eo_stream.shard.pack import ShardTask, pack_shard
 from ssl4eo_stream.shard.parts import PARTS
 from ssl4eo_stream.shard.quantize import to_bytes
+from ssl4eo_stream.shard.room import look_up
 from ssl4eo_stream.shard.source import Patch, patch_of
 from ssl4eo_stream.shard.unfinished import append, scan
 
@@ -52,7 +53,7 @@ class Laps:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-def parcels_of(archive: Path) -> list[Parcel]:
+def parcels_of(archive: Path) -> list[RawParcel]:
     """Return everything that an archive holds."""
     return list(Archive.find(str(archive)).parcels(wanted=lambda *_: True))
 
@@ -68,7 +69,7 @@ def ours(grown: Grown, scratch: Path, *, codec: Codec) -> dict[str, float]:
     names = [f"{band}.tif" for band in S2C.names]
     with laps.of("read TIFFs"):
         patches = [
-            patch_of([(name, parcel.files[name]) for name in names], product=S2C)
+            patch_of([(name, look_up(parcel.files[name])) for name in names], product=S2C)
             for parcel in parcels
         ]
     with laps.of("quantise"):

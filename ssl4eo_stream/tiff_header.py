@@ -1,8 +1,8 @@
 """Headers of TIFF pages: written by tifffile once for each form of page, then filled in.
 
-The header of a page is the same for every patch of a product but for where its strips lie, how long
-they are and what its georeference says. Filling those in takes a tenth of writing it anew, and gives
-the same bytes. The only importer of tifffile.
+The header of a page is the same for every patch of a product but for where its strips lie, how
+long they are and what its georeference says. Filling those in takes a tenth of writing it anew, and
+gives the same bytes. The only importer of tifffile.
 """
 
 import io
@@ -101,7 +101,7 @@ def join_pages(pages: Sequence[tuple[PageForm, GeoTags, Sequence[bytes]]]) -> by
 
 @lru_cache(maxsize=64)
 def _template(form: PageForm) -> _Template:
-    """Have tifffile write a page of a form, with nothing in its strips, and find one's way in it."""
+    """Have tifffile write a page of a form, nothing in its strips, and find the way in it."""
     sink = io.BytesIO()
     with tifffile.TiffWriter(sink, byteorder="<") as writer:
         writer.write(

@@ -34,8 +34,8 @@ MAY_IMPORT = {
     "commands": None,  # anything
     "__init__": {"stream"},
 }
-NO_TORCH = {"collect", "land", "shard", "strips", "tiff_header", "geotiff", "store", "retry", "failure",
-            "download", "tars", "sample", "bands", "errors"}  # fmt: skip
+NO_TORCH = {"collect", "land", "shard", "strips", "tiff_header", "geotiff", "store", "retry",
+            "failure", "download", "tars", "sample", "bands", "errors"}  # fmt: skip
 """Stages whose processes must not pay for importing torch."""
 STREAM_WITH_TORCH = {"stream.batch", "stream.foreign"}
 """What only the trainer imports."""

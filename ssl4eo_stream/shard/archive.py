@@ -7,21 +7,24 @@ Members never touch the disk: one parcel, and what was read ahead, is all there 
 import io
 import re
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from gzip import BadGzipFile
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from isal import igzip
 from isal.igzip_lib import IsalError
 
 from ssl4eo_stream.errors import SourceError
 from ssl4eo_stream.shard.pieces import RANGE_BYTES, Pieces
+from ssl4eo_stream.shard.room import Room, Slice
 from ssl4eo_stream.shard.source import ID, METADATA
+from ssl4eo_stream.shard.tar_stream import regular_members
 from ssl4eo_stream.store import Store
+from ssl4eo_stream.strips import Buffer
 from ssl4eo_stream.tars import list_objects
 
 ARCHIVE = re.compile(r".*\.(?:tar|tgz|tar\.gz)(?:\.part[^/]*)?", re.IGNORECASE)
@@ -30,21 +33,30 @@ GZIP = b"\x1f\x8b"
 """How gzip files begin (RFC 1952)."""
 DAMAGES = (tarfile.TarError, EOFError, BadGzipFile, cast("type[Exception]", IsalError))
 """What reading a damaged archive raises."""
-BLOCK_BYTES = 128 << 10
-"""What `tarfile` takes at a time of the inflated archive; it copies what it has left for every
-member, so 1 MiB takes twice the time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parcel:
-    """Consecutive members of an archive that belong to one date of one place."""
+    """Files that belong to one date of one place, or some of them."""
 
     id: int
     """Location id."""
     acquisition: str
     """Name of the date's folder."""
     files: dict[str, bytes]
-    """Its files, or some of them: name in that folder -> content."""
+    """Name in that folder -> content."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawParcel:
+    """Consecutive members of an archive that belong to one date of one place."""
+
+    id: int
+    """Location id."""
+    acquisition: str
+    """Name of the date's folder."""
+    files: Mapping[str, bytes | Slice]
+    """Name in that folder -> content, or where in the room that lies."""
 
 
 class TruncatedError(SourceError):
@@ -101,12 +113,15 @@ class Archive:
         self,
         *,
         wanted: Callable[[int, str, str], bool],
+        room: Room | None = None,
         on_bytes: Callable[[int], None] = lambda _: None,
-    ) -> Iterator[Parcel]:
+    ) -> Iterator[RawParcel]:
         """Yield what an archive of a tree holds, in its order.
 
         Args:
             wanted: (location id, acquisition, file name) -> whether to yield this member.
+            room: Where the files go, a slot a parcel; a slot is filled before the parcel of the
+                one before is yielded.
             on_bytes: Called with the number of bytes of the archive that have been read.
 
         Raises:
@@ -114,31 +129,47 @@ class Archive:
             StorageError: It can't be read.
         """
         number: int | None = None
+        place: tuple[int, str] | None = None
+        files: dict[str, bytes | Slice] = {}
+        ended: list[RawParcel] = []
 
-        def wanted_member(name: str) -> bool:
+        def begin(following: tuple[int, str] | None) -> None:
+            """Go on to another date, or to none."""
+            nonlocal place, files
+            if place and files:
+                ended.append(RawParcel(id=place[0], acquisition=place[1], files=files))
+                if room:
+                    room.turn()
+            place, files = following, {}
+
+        def where(name: str, size: int) -> bool | memoryview:
             nonlocal number
             found = place_in_tree(name)
             if found is None:
                 return False
             number = found[0]
-            return wanted(*found)
+            if not wanted(*found):
+                return False
+            if found[:2] != place:
+                begin(found[:2])
+            slot = room.take(size) if room else None
+            if room is None or slot is None:
+                return True
+            files[found[2]] = slot
+            return room[slot]
 
-        place: tuple[int, str] | None = None
-        files: dict[str, bytes] = {}
         try:
-            for name, data in self.members(wanted=wanted_member, on_bytes=on_bytes):
-                found = place_in_tree(name)
-                assert found is not None, "it was wanted"
-                if found[:2] != place:
-                    if place and files:
-                        yield Parcel(id=place[0], acquisition=place[1], files=files)
-                    place, files = found[:2], {}
-                files[found[2]] = data
+            for name, data in self._members(wanted=where, on_bytes=on_bytes):
+                if isinstance(data, bytes):
+                    files[name.rpartition("/")[2]] = data
+                yield from ended
+                ended.clear()
         except TruncatedError as error:
+            yield from ended
             error.place = number
             raise
-        if place and files:
-            yield Parcel(id=place[0], acquisition=place[1], files=files)
+        begin(None)
+        yield from ended
 
     def members(
         self,
@@ -156,22 +187,28 @@ class Archive:
             TruncatedError: The archive ends in the middle, or is damaged from here on.
             StorageError: It can't be read.
         """
+        for name, data in self._members(wanted=lambda name, _: wanted(name), on_bytes=on_bytes):
+            yield name, bytes(data)
+
+    def _members(
+        self,
+        *,
+        wanted: Callable[[str, int], bool | memoryview],
+        on_bytes: Callable[[int], None],
+    ) -> Iterator[tuple[str, Buffer]]:
+        """Yield name and content of regular members, into buffers where `wanted` gives such."""
         last = "its beginning"
         store = Store.open(self.folder)
+
         with Pieces(store, self.pieces, on_bytes=on_bytes) as pieces:
             try:
                 buffered = io.BufferedReader(pieces, RANGE_BYTES)
                 zipped = buffered.peek(2)[:2] == GZIP
                 file = igzip.GzipFile(fileobj=buffered) if zipped else buffered
-                with tarfile.open(fileobj=file, mode="r|", bufsize=BLOCK_BYTES) as tar:
-                    for info in tar:
-                        cast("Any", tar).members.clear()  # a list of 14 million, otherwise
-                        if not info.isreg():
-                            continue
-                        if wanted(info.name):
-                            yield info.name, _content(tar, info)
-                        last = info.name
-                    _refuse_rest(tar)
+                for name, data in regular_members(cast("io.BufferedIOBase", file), wanted=wanted):
+                    last = name
+                    if data is not None:
+                        yield name, data
             except DAMAGES as error:
                 raise TruncatedError(
                     f"{store.url}/{self.name} is cut or damaged behind {last}: {error}. What "
@@ -237,22 +274,3 @@ def _refuse_gaps(names: list[str], *, pattern: str) -> None:
                 f"{pattern}: {following - number - 1} pieces are missing between {name} and "
                 f"{other}. Copy them too."
             )
-
-
-def _content(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
-    """Return the data that the stream is at, in half the time of `extractfile`."""
-    if info.issparse():
-        file = tar.extractfile(info)
-        assert file is not None, "a regular member has data"
-        return file.read()
-    data = cast("Any", tar).fileobj.read(info.size)
-    if len(data) < info.size:
-        raise tarfile.ReadError("unexpected end of data")
-    return data
-
-
-def _refuse_rest(tar: tarfile.TarFile) -> None:
-    """`tarfile` takes a damaged header for the end; behind the real one are only zeros."""
-    while rest := cast("Any", tar).fileobj.read(BLOCK_BYTES):
-        if rest.strip(b"\0"):
-            raise tarfile.ReadError(f"there is no tar header at byte {tar.offset}")

@@ -18,6 +18,7 @@ from ssl4eo_stream.sample import location_key, read_ids
 from ssl4eo_stream.shard.archive import is_archive
 from ssl4eo_stream.shard.cluster import Cluster, executor_of
 from ssl4eo_stream.shard.destination import Destination
+from ssl4eo_stream.shard.gather import SLOTS_EACH
 from ssl4eo_stream.shard.manifest import (
     INDEX,
     MANIFEST,
@@ -117,7 +118,8 @@ def build(
     work = None if archived else of_tree(Path(source).absolute(), asked)
     prepare(place, form=form)
     done: list[ShardDone] = []
-    with executor_of(workers) as (executor, at_once):
+    slots_each = SLOTS_EACH if archived and release == "v1.0" else 0
+    with executor_of(workers, slots_each=slots_each) as (executor, at_once):
         if unfinished is not None:
             work = of_archive(
                 str(source), place, asked,

@@ -59,11 +59,14 @@ class Cluster:
 
 
 @contextmanager
-def executor_of(workers: int | Cluster) -> Iterator[tuple[Executor | None, int]]:
+def executor_of(
+    workers: int | Cluster, *, slots_each: int = 0
+) -> Iterator[tuple[Executor | None, int]]:
     """Find those who do the work; whoever leaves the block early ends it.
 
     Args:
         workers: Processes of this machine, of which 0 and 1 mean this one; or a cluster.
+        slots_each: Parcels per process that there is to be room for in shared memory.
 
     Yields:
         Who takes tasks, None for this process; and how many are done at a time.
@@ -76,7 +79,7 @@ def executor_of(workers: int | Cluster) -> Iterator[tuple[Executor | None, int]]
         if workers <= 1:
             yield None, 1
             return
-        with worker_pool(workers) as pool:
+        with worker_pool(workers, slots=slots_each * workers) as pool:
             yield pool, workers
         return
     with _client(workers) as client:

@@ -16,8 +16,10 @@ from ssl4eo_stream.bands import Product
 from ssl4eo_stream.errors import SourceError
 from ssl4eo_stream.geotiff import Codec, centre, read_pages
 from ssl4eo_stream.sample import Acquisition, location_key
-from ssl4eo_stream.shard.archive import Archive, Parcel, TruncatedError
+from ssl4eo_stream.shard.archive import Archive, Parcel, RawParcel, TruncatedError
 from ssl4eo_stream.shard.locations import Packed, encode
+from ssl4eo_stream.shard.processes import Pool
+from ssl4eo_stream.shard.room import look_up
 from ssl4eo_stream.shard.source import (
     METADATA,
     acquisition_of,
@@ -30,6 +32,8 @@ from ssl4eo_stream.shard.unfinished import PATCH, PROBLEM, Found, append, read, 
 IN_FLIGHT = 4
 """Items per worker that wait for it or for being filed: a parcel has 0.8 MB, a location of
 SSL4EO-S12 v1.1 has 3.6 MB."""
+SLOTS_EACH = IN_FLIGHT + 2
+"""Parcels per worker that there is room for: those that wait, and two that are being filled."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -54,19 +58,24 @@ class Gathering:
         digits = number if number == "*" else f"{number:06d}"
         return self.folder / f"{self.product.name}-{digits}.unfinished.tar"
 
-    def encoded(self, parcel: Parcel) -> Parcel:
+    def encoded(self, parcel: RawParcel) -> Parcel:
         """Return a parcel with its bands made one GeoTIFF if they are all there.
 
         A band that can't be used is told of in a file of its own.
         """
         names = [f"{band}.tif" for band in self.product.names]
-        if not all(name in parcel.files for name in names):
-            return parcel
+        files = {name: look_up(data) for name, data in parcel.files.items()}
+        is_whole = all(name in files for name in names)
         where = f"{self.archive}: {location_key(parcel.id)}/{parcel.acquisition}"
-        kept = {name: data for name, data in parcel.files.items() if name == METADATA}
+        # what is kept has to leave the room, which is filled again
+        kept = {
+            name: bytes(data) for name, data in files.items() if name == METADATA or not is_whole
+        }
+        if not is_whole:
+            return Parcel(id=parcel.id, acquisition=parcel.acquisition, files=kept)
         try:
             patch = patch_of(
-                [(f"{where}/{name}", parcel.files[name]) for name in names], product=self.product
+                [(f"{where}/{name}", files[name]) for name in names], product=self.product
             )
             kept[PATCH] = encode(patch, product=self.product, codec=self.codec)
         except SourceError as error:
@@ -114,7 +123,7 @@ class GatheredLocations:
         for name, places in _found(self.path, self.path.stat().st_size)[number].items():
             where = f"{self.gathering.archive}: {location_key(number)}/{name}"
             files = {file: read(self.path, place) for file, place in places.items()}
-            parcel = Parcel(id=number, acquisition=name, files=files)
+            parcel = RawParcel(id=number, acquisition=name, files=files)
             if PATCH not in files:
                 files = self.gathering.encoded(parcel).files
             if PATCH not in files and PROBLEM in files:
@@ -196,7 +205,8 @@ def gather(
         there = known.get(number, {}).get(acquisition, {})
         return file not in there and not (file in bands and PATCH in there)
 
-    parcels = archive.parcels(wanted=is_new, on_bytes=on_bytes)
+    room = executor.room if isinstance(executor, Pool) else None
+    parcels = archive.parcels(wanted=is_new, room=room, on_bytes=on_bytes)
     for parcel in encode_all(parcels, gathering.encoded, executor=executor, at_once=at_once):
         gathering.file(parcel, stop_at_problems=stop_at_problems)
 

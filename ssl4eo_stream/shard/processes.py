@@ -13,6 +13,7 @@ from threading import Thread
 
 from ssl4eo_stream.errors import ShardError
 from ssl4eo_stream.shard.pack import ShardDone, ShardTask, pack_shard
+from ssl4eo_stream.shard.room import Room, enter
 
 
 def pack_all(
@@ -36,16 +37,34 @@ def pack_all(
         yield future.result()
 
 
+class Pool(ProcessPoolExecutor):
+    """Processes, and the memory that they share with this one.
+
+    Args:
+        workers: How many.
+        slots: Parcels that there is room for.
+    """
+
+    def __init__(self, workers: int, *, slots: int) -> None:
+        context = multiprocessing.get_context("spawn")  # GDAL's threads don't survive a fork
+        self.room = Room(context, slots=slots) if slots else None
+        self.stop = context.Event()
+        shared = self.room.shared if self.room else None
+        super().__init__(workers, context, initializer=_start_worker, initargs=(self.stop, shared))
+
+
 @contextmanager
-def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+def worker_pool(workers: int, *, slots: int = 0) -> Iterator[Pool]:
     """Start processes; whoever leaves the block early, by Ctrl-C or an error, ends their work.
+
+    Args:
+        workers: How many.
+        slots: Parcels that there is to be room for in memory shared with them.
 
     Raises:
         ShardError: One of them died.
     """
-    context = multiprocessing.get_context("spawn")  # GDAL's threads don't survive a fork
-    stop = context.Event()
-    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(stop,)) as pool:
+    with Pool(workers, slots=slots) as pool:
         try:
             yield pool
         except BrokenProcessPool as error:
@@ -54,7 +73,7 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
                 "--workers: finished shards are kept."
             ) from error
         finally:
-            stop.set()
+            pool.stop.set()
             pool.shutdown(cancel_futures=True)
 
 
@@ -66,10 +85,12 @@ def stopped() -> bool:
     return _stop is not None and _stop.is_set()
 
 
-def _start_worker(stop: Event) -> None:
+def _start_worker(stop: Event, shared: object) -> None:
     """Runs first in a worker: the parent alone answers signals, and says so by an event."""
     global _stop  # noqa: PLW0603 - a pool's initializer has no other way to hand it over
     _stop = stop
+    if shared is not None:
+        enter(shared)
     signal(SIGINT, SIG_IGN)
     signal(SIGTERM, SIG_IGN)
     Thread(target=_die_with_parent, daemon=True).start()

@@ -19,7 +19,7 @@ from jaxtyping import Num
 
 from ssl4eo_stream.bands import PRODUCTS, Product, ProductName
 from ssl4eo_stream.errors import SourceError
-from ssl4eo_stream.geotiff import GeoTags, centre, read_band
+from ssl4eo_stream.geotiff import Buffer, GeoTags, centre, read_band
 from ssl4eo_stream.sample import Acquisition, Location, location_key
 
 ID = re.compile(r"\d{6,7}")
@@ -252,7 +252,7 @@ def read_patch(acquisition: Acquisition, *, product: Product) -> Patch:
     return patch_of(files, product=product)
 
 
-def patch_of(files: Sequence[tuple[str, bytes]], *, product: Product) -> Patch:
+def patch_of(files: Sequence[tuple[str, Buffer]], *, product: Product) -> Patch:
     """Read all bands of an acquisition from what its files hold.
 
     Args:
