@@ -99,17 +99,24 @@ class PageContent:
     """Text of ImageDescription, ASCII."""
 
 
-def read_band(data: Buffer, *, name: str) -> tuple[Num[np.ndarray, "h w"], GeoTags]:
+def read_band(
+    data: Buffer, *, name: str, georeference: bool = True
+) -> tuple[Num[np.ndarray, "h w"], GeoTags]:
     """Read a single-band GeoTIFF of any layout that GDAL knows.
 
+    Args:
+        data: The file.
+        name: What to call it in errors.
+        georeference: Whether to read where it lies.
+
     Returns:
-        Its pixels, (height, width) in the file's type, and its georeference tags.
+        Its pixels, (height, width) in the file's type, and its georeference tags, if asked for.
 
     Raises:
         SourceError: The file is cut, damaged, not a raster, or has several bands.
     """
     try:
-        page, *rest = read_pages(data, name=name)
+        page, *rest = read_pages(data, name=name, georeference=georeference)
         if page.samples != 1 or rest:
             raise SourceError(
                 f"{name} has {page.samples} bands and {1 + len(rest)} pages; a source file "

@@ -1,6 +1,7 @@
 """Tars read front to back, against `tarfile`, in every format that it writes."""
 
 import io
+import itertools
 import random
 import tarfile
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssl4eo_stream.shard.tar_stream import regular_members
+from ssl4eo_stream.shard.tar_stream import plain_headers, regular_members
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 
@@ -95,6 +96,18 @@ def test_a_cut_anywhere_is_told_and_what_came_before_is_whole(form):
         with pytest.raises(tarfile.TarError):
             found.extend(regular_members(file, wanted=lambda *_: True))
         assert found == whole[: len(found)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(members=MEMBERS)
+def test_plain_headers_say_where_members_lie(members, tmp_path_factory):
+    path = tmp_path_factory.mktemp("tar") / "x.tar"
+    plain = [each for each in members if each[1] == tarfile.REGTYPE]
+    data = tar_of(plain, form=tarfile.GNU_FORMAT)
+    path.write_bytes(data)
+    with path.open("rb") as file:
+        headers = list(itertools.islice(plain_headers(file), len(plain)))
+    assert [(name, data[at : at + size]) for name, at, size in headers] == by_tarfile(data)
 
 
 def test_a_flipped_bit_in_a_header_is_told():

@@ -79,7 +79,7 @@ class TreeLocations:
 def encode(patch: Patch, *, product: Product, codec: Codec) -> bytes:
     """Return a patch as the GeoTIFF of a shard: a page per native grid, finest first."""
     pages = []
-    for grid in product.grids:
+    for grid, geo in zip(product.grids, patch.geo, strict=True):
         bands = [patch.bands[c] for c in grid.channels]
         if not codec.keeps_source_values:
             bands = [
@@ -90,7 +90,7 @@ def encode(patch: Patch, *, product: Product, codec: Codec) -> bytes:
         pages.append(
             PageContent(
                 bands=bands,
-                geo=patch.geo[grid.channels[0]],
+                geo=geo,
                 description=f"{product.name} {names}",
             )
         )

@@ -42,7 +42,7 @@ class Patch:
     bands: tuple[Num[np.ndarray, "_ _"], ...]
     """Each band at its native size, in the product's order and type."""
     geo: tuple[GeoTags, ...]
-    """Georeference of each band."""
+    """Georeference of the first band of each grid, finest first."""
     bytes_read: int
     """Size of the source files."""
 
@@ -262,9 +262,10 @@ def patch_of(files: Sequence[tuple[str, Buffer]], *, product: Product) -> Patch:
     Raises:
         SourceError: A band is unreadable, of the wrong size or type, or not finite.
     """
-    pixels, tags, bytes_read = [], [], 0
-    for band, (path, data) in zip(product.bands, files, strict=True):
-        array, geo = read_band(data, name=path)
+    pixels, tags, bytes_read = [], {}, 0
+    firsts = [grid.channels[0] for grid in product.grids]
+    for c, (band, (path, data)) in enumerate(zip(product.bands, files, strict=True)):
+        array, tags[c] = read_band(data, name=path, georeference=c in firsts)
         if array.shape != (band.pixels, band.pixels) or array.dtype != product.dtype:
             raise SourceError(
                 f"{path} has {array.shape[1]} × {array.shape[0]} pixels of {array.dtype}; band "
@@ -277,9 +278,9 @@ def patch_of(files: Sequence[tuple[str, Buffer]], *, product: Product) -> Patch:
                 "or infinite), which would pass for darkness. Download the acquisition again."
             )
         pixels.append(array)
-        tags.append(geo)
         bytes_read += len(data)
-    return Patch(bands=tuple(pixels), geo=tuple(tags), bytes_read=bytes_read)
+    geo = tuple(tags[c] for c in firsts)
+    return Patch(bands=tuple(pixels), geo=geo, bytes_read=bytes_read)
 
 
 def _file_bytes(path: Path) -> bytes:

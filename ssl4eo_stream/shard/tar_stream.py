@@ -21,7 +21,7 @@ POSIX = b"ustar\x0000"
 """Magic and version of POSIX headers, whose names may have a second part; GNU's differ."""
 BINARY = 0x80
 """First byte of a size that is not written in digits: from 8 GiB on."""
-REGULAR, FOLDER = frozenset((b"0", b"\0")), b"5"
+REGULAR, FOLDER, LONG_NAME = frozenset((b"0", b"\0")), b"5", b"L"
 
 
 def regular_members(
@@ -67,6 +67,34 @@ def regular_members(
             if name:
                 yield name, data
             position += length - BLOCK
+
+
+def plain_headers(file: io.BufferedReader) -> Iterator[tuple[str, int, int]]:
+    """Yield name, first byte and size of the members of a tar of plain files, without reading them.
+
+    Args:
+        file: What the tar has so far, in `tarfile.GNU_FORMAT`; may be moved about in between.
+
+    Raises:
+        tarfile.TarError: It is damaged from here on.
+    """
+    position, long_name = 0, ""
+    while len(header := _at(file, position, BLOCK)) == BLOCK:
+        _check(header, position)
+        position += BLOCK
+        size = _number(header[124:136], position)
+        if header[156:157] == LONG_NAME:
+            long_name = _at(file, position, size).rstrip(b"\0").decode("utf-8", "surrogateescape")
+        else:
+            yield long_name or _name(header), position, size
+            long_name = ""
+        position += size + -size % BLOCK
+
+
+def _at(file: io.BufferedReader, position: int, size: int) -> bytes:
+    """Read on from a position."""
+    file.seek(position)
+    return file.read(size)
 
 
 def _check(header: bytes, position: int) -> None:

@@ -21,6 +21,7 @@ from ssl4eo_stream.errors import StorageError
 from ssl4eo_stream.sample import location_key
 from ssl4eo_stream.shard.archive import Parcel
 from ssl4eo_stream.shard.source import METADATA
+from ssl4eo_stream.shard.tar_stream import plain_headers
 
 RECEIPT = "receipt.json"
 PATCH = "patch.tif"
@@ -89,22 +90,23 @@ def scan(path: Path) -> Found:
     found: Found = {}
     end, begun = 0, {}
     try:
-        with contextlib.suppress(tarfile.ReadError), tarfile.open(path, "r:") as tar:
-            for info in tar:
-                folder, _, name = info.name.rpartition("/")
-                if name != RECEIPT:
-                    begun[name] = info.offset_data
+        with path.open("rb") as file, contextlib.suppress(tarfile.ReadError):
+            for name, offset, size in plain_headers(file):
+                folder, _, file_name = name.rpartition("/")
+                if file_name != RECEIPT:
+                    begun[file_name] = offset
                     continue
-                file = tar.extractfile(info)
-                assert file is not None, "a regular member has data"
+                receipt = file.read(size)
+                if len(receipt) < size:
+                    break
                 number, _, acquisition = folder.partition("/")
                 if acquisition != NO_DATE:
                     found.get(int(number), {}).pop(NO_DATE, None)
                 found.setdefault(int(number), {}).setdefault(acquisition, {}).update(
                     (name, Place(offset=begun[name], length=length, crc32c=crc32c))
-                    for name, (length, crc32c) in json.loads(file.read()).items()
+                    for name, (length, crc32c) in json.loads(receipt).items()
                 )
-                end, begun = info.offset_data + info.size, {}
+                end, begun = offset + size, {}
                 end += -end % tarfile.BLOCKSIZE
         if end < path.stat().st_size:
             os.truncate(path, end)
