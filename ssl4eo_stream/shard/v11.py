@@ -205,7 +205,7 @@ def native(
 
 
 def _place(zarr: ZarrZip, product: Product) -> tuple[float, float, tuple[GeoTags, ...]]:
-    """Return longitude, latitude, and each band's georeference.
+    """Return longitude, latitude, and each grid's georeference.
 
     The pixels lie where `x` and `y` say, or, without such in metres, around the centre.
     """
@@ -223,8 +223,8 @@ def _place(zarr: ZarrZip, product: Product) -> tuple[float, float, tuple[GeoTags
         edges = x - PATCH_METRES / 2, y + PATCH_METRES / 2
     left, top = edges
     geo = tuple(
-        grid_tags(epsg=epsg, left=left, top=top, pixel_metres=band.resolution_metres)
-        for band in product.bands
+        grid_tags(epsg=epsg, left=left, top=top, pixel_metres=grid.resolution_metres)
+        for grid in product.grids
     )
     return lon, lat, geo
 
