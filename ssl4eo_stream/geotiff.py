@@ -40,6 +40,7 @@ __all__ = [
     "grid_tags",
     "project",
     "read_band",
+    "read_located",
     "read_pages",
     "read_raster",
     "write",
@@ -167,6 +168,23 @@ def read_raster(data: bytes, *, name: str) -> Num[np.ndarray, "c h w"]:
     """
     with _opened(data, name=name) as source:
         return source.read()
+
+
+def read_located(
+    data: bytes, *, name: str
+) -> tuple[Num[np.ndarray, "c h w"], int | None, tuple[float, ...]]:
+    """Read all bands of a raster, and where they lie.
+
+    Returns:
+        Pixels; the EPSG code of the projection, None if there is none; and the six numbers a, b, c,
+        d, e, f of x = a * column + b * row + c, y = d * column + e * row + f.
+
+    Raises:
+        SourceError: GDAL can't read it.
+    """
+    with _opened(data, name=name) as source:
+        epsg = source.crs.to_epsg() if source.crs else None
+        return source.read(), epsg, tuple(source.transform)[:6]
 
 
 def write(pages: Sequence[PageContent], *, codec: Codec) -> bytes:

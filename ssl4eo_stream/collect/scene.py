@@ -1,5 +1,6 @@
 """What a service of images offers, and what is taken from it: scenes, and patches cut from them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,9 +12,15 @@ from jaxtyping import Num
 from ssl4eo_stream.bands import PATCH_METRES, PRODUCTS, Product, ProductName
 from ssl4eo_stream.geotiff import project
 
-MISSING = {"s1": np.float32(-9999.0), "s2a": np.uint16(0), "s2c": np.uint16(0)}
-"""What stands for a pixel that was not measured: no backscatter is -9999 dB, and 0 is how the
-Sentinel-2 products themselves say it."""
+MISSING = {"s1": np.float32(-9999.0), "s2a": np.uint16(65_535), "s2c": np.uint16(65_535)}
+"""What stands for a pixel that was not measured, until it is stored: no backscatter is -9999 dB. A
+DN of 0 would not do: it is a dark pixel once the offset of later baselines is taken off; 65,535 is
+what Sentinel-2's own products call saturated."""
+
+SNAP_METRES = 60.0
+"""How much farther a patch may reach: half a coarse pixel, and what UTM north is off from north."""
+METRES_PER_DEGREE = 110_574.0
+"""Of latitude, where it has the fewest, at the equator (WGS 84)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,3 +137,21 @@ def box_around(scene: Scene, *, lon: float, lat: float) -> Box:
         left=scene.left + step * round((x - half - scene.left) / step),
         top=scene.top - step * round((scene.top - y - half) / step),
     )
+
+
+def patch_outline(*, lon: float, lat: float) -> list[list[float]]:
+    """Return the ring of a square in which any patch of a place lies, however its scene is turned.
+
+    Args:
+        lon: Degrees east.
+        lat: Degrees north.
+
+    Returns:
+        Five corners, each longitude and latitude in degrees, counter-clockwise.
+    """
+    half = PATCH_METRES / 2 + SNAP_METRES
+    north = half / METRES_PER_DEGREE
+    east = north / math.cos(math.radians(lat))
+    return [
+        [lon + x * east, lat + y * north] for x, y in [(-1, -1), (1, -1), (1, 1), (-1, 1), (-1, -1)]
+    ]
