@@ -1,4 +1,4 @@
-"""GeoTIFF bytes <-> arrays and georeference: source bands in, shard members out.
+"""GeoTIFF bytes <-> arrays and georeference: bands in and out, shard members out.
 
 The only importer of tifffile and rasterio. Pixels in strips are read by `strips` in a fraction of
 their time; whatever that doesn't know goes to rasterio.
@@ -44,6 +44,7 @@ __all__ = [
     "read_pages",
     "read_raster",
     "write",
+    "write_band",
 ]
 
 PIXEL_SCALE, TIE_POINT, TRANSFORMATION, GEO_KEYS = 33550, 33922, 34264, 34735
@@ -202,6 +203,33 @@ def write(pages: Sequence[PageContent], *, codec: Codec) -> bytes:
                 extratags=[(tag, *value, True) for tag, value in sorted(page.geo.items())],
                 maxworkers=1,
             )
+    return sink.getvalue()
+
+
+def write_band(
+    pixels: Num[np.ndarray, "h w"], *, geo: GeoTags, rows_per_strip: int | None = None
+) -> bytes:
+    """Write a single-band GeoTIFF as the published trees have them, without compression.
+
+    Args:
+        pixels: The band.
+        geo: Georeference tags.
+        rows_per_strip: Height of the strips; one strip if None.
+
+    Returns:
+        The file, the same bytes for the same pixels.
+    """
+    sink = io.BytesIO()
+    tifffile.imwrite(
+        sink,
+        pixels,
+        byteorder="<",
+        photometric="minisblack",
+        rowsperstrip=len(pixels) if rows_per_strip is None else rows_per_strip,
+        metadata=None,
+        software=False,
+        extratags=[(tag, *value, True) for tag, value in sorted(geo.items())],
+    )
     return sink.getvalue()
 
 
