@@ -8,7 +8,8 @@ Pure: the same scenes in any order give the same choice. What is preferred, firs
 3. One MGRS tile for all dates of a location, where one has clear scenes on all of them: tiles
    overlap by 10 km, and patches of one tile share their grid pixel by pixel, of two they may even
    be turned against each other (two UTM zones). Of several such tiles the one with fewer clouds.
-4. Fewer clouds; then nearer to the middle of the window; then the name that sorts first.
+4. Fewer clouds, where the release took the newest scene below the limit; then nearer to the middle
+   of the window; then the name that sorts first.
 
 Sentinel-1 is taken nearest in time to the date's Sentinel-2 (or to the middle of the window where
 none is wanted): radar sees through clouds, and the two should show the same ground.
@@ -71,7 +72,7 @@ def choose(
     Returns:
         What is taken, date by date; or why something lacks: the first of the dates and products.
     """
-    usable = {
+    usable: dict[ProductName, list[Scene]] = {
         product: [s for s in found.get(product, ()) if s.id not in without and _fits(s, wish=wish)]
         for product in wish.products
     }
@@ -111,7 +112,7 @@ def _optical(
     usable: Mapping[ProductName, Sequence[Scene]], window: Window, *, wish: Wish
 ) -> list[Date]:
     """Return what Sentinel-2 can give in a window: pairs of one pass and tile if there are any."""
-    inside = {
+    inside: dict[ProductName, list[Scene]] = {
         product: [scene for scene in usable[product] if window.holds(scene.time)]
         for product in wish.optical
     }
@@ -125,7 +126,9 @@ def _optical(
         {first: one, second: other}
         for one in inside[first]
         for other in inside[second]
-        if one.datatake is not None and one.datatake == other.datatake and _tile(one) == _tile(other)
+        if one.datatake is not None
+        and one.datatake == other.datatake
+        and _tile(one) == _tile(other)
     ]
     return pairs or [
         {first: one, second: other} for one in inside[first] for other in inside[second]
@@ -153,7 +156,7 @@ def _common_tile(dates: Sequence[Sequence[Date]]) -> str | None:
 
 
 def _clouds(date: Date) -> float:
-    return sum(scene.cloud_percent or 0.0 for scene in date.values())
+    return sum((scene.cloud_percent or 0.0 for scene in date.values()), 0.0)
 
 
 def _best(options: Sequence[Date], window: Window, *, tile: str | None) -> Date:
@@ -163,7 +166,7 @@ def _best(options: Sequence[Date], window: Window, *, tile: str | None) -> Date:
         return (
             any(_tile(scene) != tile for scene in date.values()) if tile is not None else False,
             _clouds(date),
-            sum(abs((scene.time - middle).total_seconds()) for scene in date.values()),
+            sum((abs((scene.time - middle).total_seconds()) for scene in date.values()), 0.0),
             [scene.id for scene in date.values()],
         )
 

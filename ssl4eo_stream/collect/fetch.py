@@ -80,25 +80,24 @@ def fetch(
             for i in unsearched:
                 windows[i].append(early[i])
             continue
-        bad = None
-        for position, date in enumerate(choice):
-            for scene in date.values():
-                if scene.id not in patches:
-                    _go_on(stopped)
-                    box = box_around(scene, lon=place.lon, lat=place.lat)
-                    pixels = service.pixels(scene, box)
-                    patches[scene.id] = Taken(scene=scene, box=box, pixels=pixels)
-                if bad is None and patches[scene.id].pixels.missing and request.missing != "record":
-                    bad = position, scene
-            if bad:
+        for position, scene in (
+            (position, scene) for position, date in enumerate(choice) for scene in date.values()
+        ):
+            if scene.id not in patches:
+                _go_on(stopped)
+                box = box_around(scene, lon=place.lon, lat=place.lat)
+                pixels = service.pixels(scene, box)
+                patches[scene.id] = Taken(scene=scene, box=box, pixels=pixels)
+            if patches[scene.id].pixels.missing and request.missing != "record":
+                if request.missing == "reject":
+                    return Rejection(
+                        reason=f"missing pixels in {scene.product} on date {position + 1}"
+                    )
+                useless.add(scene.id)
+                del patches[scene.id]
                 break
-        if bad is None:
+        else:
             return {p: [patches[date[p].id] for date in choice] for p in wish.products}
-        position, scene = bad
-        if request.missing == "reject":
-            return Rejection(reason=f"missing pixels in {scene.product} on date {position + 1}")
-        useless.add(scene.id)
-        del patches[scene.id]
 
 
 def _go_on(stopped: Callable[[], bool]) -> None:

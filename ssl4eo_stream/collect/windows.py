@@ -47,7 +47,9 @@ class Calendar:
 
     def __post_init__(self) -> None:
         if not 2015 <= self.year <= 9999:
-            raise PlanError(f"year {self.year}: Sentinel-2 has images since 2015; give such a year.")
+            raise PlanError(
+                f"year {self.year}: Sentinel-2 has images since 2015; give such a year."
+            )
         try:
             days = [datetime(COMMON_YEAR, month, day) for month, day in self.dates]
         except ValueError as error:
@@ -92,9 +94,7 @@ class Calendar:
         if self.random_phase:
             references = [references[-1].replace(year=year - 1), *references[:-1]]
         half, shift = timedelta(days=HALF_DAYS), timedelta(days=phase)
-        return tuple(
-            Window(start=day - shift - half, end=day - shift + half) for day in references
-        )
+        return tuple(Window(start=day - shift - half, end=day - shift + half) for day in references)
 
 
 def parse_dates(text: str) -> tuple[tuple[int, int], ...]:
