@@ -55,7 +55,9 @@ class Images:
         self._random = np.random.default_rng(0)
 
     def scenes(self, product, *, lon, lat, windows):
-        self._request("scenes", product.name, lon, lat, len(windows))
+        self._request(
+            "scenes", product.name, lon, lat, *(f"{each.start:%Y-%m-%d}" for each in windows)
+        )
         step, hour = (6, 5) if product.name == "s1" else (5, 10)
         found = []
         for window in windows:

@@ -30,7 +30,9 @@ L1C = Wish(products=("s2c",))
 
 
 def pair(time, **options):
-    return {name: scene(name, time, **({"datatake": f"{time}"} | options)) for name in BOTH.products}
+    return {
+        name: scene(name, time, **({"datatake": f"{time}"} | options)) for name in BOTH.products
+    }
 
 
 def gathered(*pairs, s1=()):
@@ -192,6 +194,8 @@ def test_what_is_chosen_keeps_the_rules_whatever_the_order(found, random, radar)
                  for p in BOTH.products}  # fmt: skip
         keys = [{(s.datatake, s.properties["MGRS_TILE"]) for s in clear[p]} for p in clear]
         same = (one.datatake, one.properties) == (other.datatake, other.properties)
-        assert not (keys[0] & keys[1]) or same or one.properties["MGRS_TILE"] == (
-            other.properties["MGRS_TILE"]
+        assert (
+            not (keys[0] & keys[1])
+            or same
+            or one.properties["MGRS_TILE"] == (other.properties["MGRS_TILE"])
         )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Num
@@ -84,6 +84,7 @@ class Pixels:
     likewise, added up."""
 
 
+@runtime_checkable
 class ImageService(Protocol):
     """Who is asked for images: Earth Engine, or a STAC catalogue. Calls may come from threads."""
 

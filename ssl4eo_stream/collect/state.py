@@ -241,7 +241,7 @@ class State:
         )
         run("DELETE FROM processes WHERE name = ?", name)
 
-    def _execute(self, statement: str, *values: str | float) -> sqlite3.Cursor:
+    def _execute(self, statement: str, *values: str | int | float) -> sqlite3.Cursor:
         return self._connection.execute(statement, values)
 
     @contextmanager

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ssl4eo_stream.bands import PRODUCTS, ProductName
 from ssl4eo_stream.collect.scene import Box, Pixels, Scene
@@ -45,6 +45,7 @@ class Taken:
     """The patch."""
 
 
+@runtime_checkable
 class Sink(Protocol):
     """Where patches go. Calls come from threads, of one location from one at a time."""
 
