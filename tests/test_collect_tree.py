@@ -142,7 +142,7 @@ def test_a_kill_at_any_step_leaves_only_whole_folders_and_can_be_repeated(tmp_pa
             except Killed:
                 left = 10**6
                 for product in products:
-                    for folder in (dest / product).iterdir():
+                    for folder in (dest / product).glob("*"):
                         files = [path for path in folder.rglob("*") if path.is_file()]
                         assert len(files) == 2 * (len(PRODUCTS[product].bands) + 1)
                 Tree(dest, products=products).write(HERE, made, source="s")
@@ -152,11 +152,11 @@ def test_a_kill_at_any_step_leaves_only_whole_folders_and_can_be_repeated(tmp_pa
                 assert not digests(dest)
             else:
                 break
-        assert 30 < steps < 199
+        assert 25 < steps < 199
         assert digests(dest) == expected
 
 
 def test_what_cannot_be_written_is_named(tmp_path):
     (tmp_path / "s1").write_text("a file where a folder belongs")
     with pytest.raises(StorageError, match=r"s1 can't be written: File exists\. Free"):
-        Tree(tmp_path, products=("s1",))
+        Tree(tmp_path, products=("s1",)).write(HERE, taken(products=("s1",)), source="s")

@@ -46,7 +46,7 @@ def run(folder, service, *, wanted=8, concurrency=4, missing="next", sink=None, 
 def test_the_result_does_not_depend_on_how_many_work(tmp_path):
     results = []
     for concurrency in (1, 7):
-        service = Images(clear=0.05)
+        service = Images(clear=0.1)
         folder = tmp_path / f"{concurrency}"
         result = run(folder, service, concurrency=concurrency)
         assert service.most <= concurrency

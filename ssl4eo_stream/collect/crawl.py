@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from ssl4eo_stream.collect.choice import Rejection
 from ssl4eo_stream.collect.fetch import Request, Stopped, fetch
 from ssl4eo_stream.collect.scene import ImageService
-from ssl4eo_stream.collect.state import Ending, State
+from ssl4eo_stream.collect.state import Counts, Ending, State
 from ssl4eo_stream.collect.taken import Place, Sink
 from ssl4eo_stream.errors import ServiceError
 from ssl4eo_stream.sample import location_key
@@ -43,6 +43,16 @@ class Outcome:
     """Why it is not done."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What became of the plan, by this run and all others."""
+
+    counts: Counts
+    """Locations by state."""
+    rejected: dict[str, int]
+    """Why locations were rejected -> how many, the most frequent first."""
+
+
 def crawl(
     service: ImageService,
     sink: Sink,
@@ -52,7 +62,7 @@ def crawl(
     concurrency: int,
     failures_in_a_row: int = FAILURES_IN_A_ROW,
     on_outcome: Callable[[Outcome], object] = lambda _: None,
-) -> None:
+) -> Report:
     """Collect what the state says is wanted.
 
     Args:
@@ -97,6 +107,7 @@ def crawl(
         for thread in threads:
             thread.start()
         _watch(outcomes, len(threads), state=state, limit=failures_in_a_row, on_outcome=on_outcome)
+        return Report(counts=state.counts(), rejected=state.reasons("rejected"))
     finally:
         stop.set()
         with changed:

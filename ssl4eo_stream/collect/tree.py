@@ -25,18 +25,10 @@ class Tree:
     Args:
         dest: Its folder; made if missing.
         products: What it holds of each location.
-
-    Raises:
-        StorageError: The folder can't be made.
     """
 
     def __init__(self, dest: Path, *, products: Sequence[ProductName]) -> None:
         self._dest, self._products = dest, products
-        try:
-            for folder in (UNFINISHED, *products):
-                (dest / folder).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _told(dest, error) from error
 
     def write(
         self, place: Place, taken: Mapping[ProductName, Sequence[Taken]], *, source: str
@@ -58,6 +50,7 @@ class Tree:
                     for name, data in files_of(each, place=place, source=source).items():
                         (folder / name).write_bytes(data)
             for product in taken:
+                (self._dest / product).mkdir(exist_ok=True)
                 (room / product).rename(self._dest / product / location_key(place.id))
             room.rmdir()
         except OSError as error:
