@@ -2,7 +2,7 @@
 
 The header of a page is the same for every patch of a product but for where its strips lie, how
 long they are and what its georeference says. Filling those in takes a tenth of writing it anew, and
-gives the same bytes. The only importer of tifffile.
+gives the same bytes. Single bands are written by tifffile as they are. The only importer of it.
 """
 
 import io
@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import tifffile
+from jaxtyping import Num
 
 from ssl4eo_stream.strips import GeoTags
 
@@ -97,6 +99,33 @@ def join_pages(pages: Sequence[tuple[PageForm, GeoTags, Sequence[bytes]]]) -> by
             out += strip
         link = base + made.next_at
     return bytes(out)
+
+
+def write_band(
+    pixels: Num[np.ndarray, "h w"], *, geo: GeoTags, rows_per_strip: int | None = None
+) -> bytes:
+    """Write a single-band GeoTIFF as the published trees have them, without compression.
+
+    Args:
+        pixels: The band.
+        geo: Georeference tags.
+        rows_per_strip: Height of the strips; one strip if None.
+
+    Returns:
+        The file, the same bytes for the same pixels.
+    """
+    sink = io.BytesIO()
+    tifffile.imwrite(
+        sink,
+        pixels,
+        byteorder="<",
+        photometric="minisblack",
+        rowsperstrip=len(pixels) if rows_per_strip is None else rows_per_strip,
+        metadata=None,
+        software=False,
+        extratags=[(tag, *value, True) for tag, value in sorted(geo.items())],
+    )
+    return sink.getvalue()
 
 
 @lru_cache(maxsize=64)

@@ -16,7 +16,8 @@ MAY_IMPORT = {
     "sample": {"bands", "errors"},
     "strips": {"errors"},
     "tiff_header": {"strips"},
-    "geotiff": {"errors", "strips", "tiff_header"},
+    "georeference": {"errors", "strips"},
+    "geotiff": {"errors", "georeference", "strips", "tiff_header"},
     "retry": {"errors"},
     "failure": {"errors", "retry"},
     "download": {"errors", "failure", "retry"},
@@ -34,14 +35,14 @@ MAY_IMPORT = {
     "commands": None,  # anything
     "__init__": {"stream"},
 }
-NO_TORCH = {"collect", "land", "shard", "strips", "tiff_header", "geotiff", "store", "retry",
-            "failure", "download", "tars", "sample", "bands", "errors"}  # fmt: skip
+NO_TORCH = {"collect", "land", "shard", "strips", "tiff_header", "georeference", "geotiff", "store",
+            "retry", "failure", "download", "tars", "sample", "bands", "errors"}  # fmt: skip
 """Stages whose processes must not pay for importing torch."""
 STREAM_WITH_TORCH = {"stream.batch", "stream.foreign"}
 """What only the trainer imports."""
 ONE_DOOR = {
     "tifffile": {"tiff_header"},
-    "rasterio": {"geotiff"},
+    "rasterio": {"geotiff", "georeference"},
     "imagecodecs": {"geotiff", "strips", "shard.zarr_zip"},
     "simplejpeg": {"geotiff", "strips"},
     "obstore": {"store", "download"},

@@ -12,6 +12,7 @@ of processes, and a product or location alone has the same bytes as among others
 import json
 import multiprocessing
 import os
+import struct
 import sys
 import time
 from collections.abc import Sequence
@@ -22,13 +23,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import tifffile
 import tyro
 from jaxtyping import Num
 from sample_acquisitions import MAX_DATES, Place, find_place, metadata, plan_dates
 from sample_scene import make_scene, make_sky, sentinel1, sentinel2
 from tqdm import tqdm
 
+from ssl4eo_stream import geotiff
 from ssl4eo_stream.bands import PRODUCTS, ProductName
 
 MARKER = "sample.json"
@@ -215,22 +216,15 @@ def write_band(path: Path, values: Num[np.ndarray, "n n"], *, place: Place) -> N
     pixels = len(values)
     scale = (width / pixels, height / pixels, 0.0)
     corner = (0.0, 0.0, 0.0, place.lon - width / 2, place.lat + height / 2, 0.0)
-    tifffile.imwrite(
-        path,
-        values,
-        byteorder="<",
-        photometric="minisblack",
-        rowsperstrip=min(pixels, STRIP_BYTES // (pixels * values.itemsize)),
-        metadata=None,
-        software=False,
-        extratags=[
-            (33550, "d", 3, scale, True),
-            (33922, "d", 6, corner, True),
-            (34735, "H", len(GEO_KEYS), GEO_KEYS, True),
-            (34736, "d", 2, (298.257223563, 6378137.0), True),
-            (34737, "s", 0, "WGS 84|", True),
-        ],
-    )
+    geo = {
+        33550: (12, 3, struct.pack("<3d", *scale)),
+        33922: (12, 6, struct.pack("<6d", *corner)),
+        34735: (3, len(GEO_KEYS), struct.pack(f"<{len(GEO_KEYS)}H", *GEO_KEYS)),
+        34736: (12, 2, struct.pack("<2d", 298.257223563, 6378137.0)),
+        34737: (2, 8, b"WGS 84|\0"),
+    }
+    rows = min(pixels, STRIP_BYTES // (pixels * values.itemsize))
+    path.write_bytes(geotiff.write_band(values, geo=geo, rows_per_strip=rows))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

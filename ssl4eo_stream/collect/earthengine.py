@@ -6,7 +6,6 @@ pixels, so nothing is resampled. Every request of the client goes through one tr
 the time limits, counts, and repeats what may pass; the client's own repeats are off.
 """
 
-import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,19 +13,26 @@ from typing import Any
 
 import ee
 import ee.data
-import httplib2
 import numpy as np
-import requests
 from google.auth.credentials import Credentials
 from google.auth.exceptions import GoogleAuthError
 from google.oauth2 import service_account
 
 from ssl4eo_stream.bands import PRODUCTS, Product, ProductName
 from ssl4eo_stream.collect.areas import covers
-from ssl4eo_stream.collect.scene import MISSING, Box, Pixels, Scene, Window, patch_outline
+from ssl4eo_stream.collect.scene import (
+    LEVELLED,
+    MISSING,
+    Box,
+    Pixels,
+    Scene,
+    Window,
+    patch_outline,
+)
+from ssl4eo_stream.collect.transport import Transport
 from ssl4eo_stream.errors import ServiceError, StorageError
 from ssl4eo_stream.geotiff import read_located
-from ssl4eo_stream.retry import Counters, Passing, Progress, Retrier, RetryPolicy
+from ssl4eo_stream.retry import RetryPolicy
 
 URL = "https://earthengine-highvolume.googleapis.com"
 """The endpoint for many small requests (Earth Engine guides, "High-volume endpoint")."""
@@ -45,7 +51,6 @@ PATIENCE = RetryPolicy(
     stall_seconds=120.0, first_wait_seconds=1.0, longest_wait_seconds=60.0, give_up_seconds=600.0
 )
 """Earth Engine computes for up to minutes before the first byte, and a quota fills again slowly."""
-PASSING = {408, 429, *range(500, 600)}
 SIGN_IN = (
     "Sign in with `earthengine authenticate`, or give --service-account KEY.json; and give "
     "--project the name of a Cloud project that is registered for Earth Engine, in which you are "
@@ -84,14 +89,15 @@ class EarthEngine:
         harmonized: bool = True,
         policy: RetryPolicy = PATIENCE,
     ) -> None:
-        self._transport = _Transport(policy)
+        self._transport = Transport(policy)
         self.counters = self._transport.counters
         self._collections = HARMONIZED if harmonized else AS_DELIVERED
-        self.offset_convention = (
-            "DN of all baselines without the 1000 that later ones add"
-            if harmonized
-            else "DN as delivered: raised by 1000 from processing baseline 04.00 on"
-        )
+        offset = LEVELLED if harmonized else "DN raised by 1000 from processing baseline 04.00 on"
+        self._marks = {
+            "s1": {"backscatter": "sigma nought, dB"},
+            "s2a": {"offset_convention": offset},
+            "s2c": {"offset_convention": offset},
+        }
         try:
             if service_account_key is not None:
                 credentials = service_account.Credentials.from_service_account_file(
@@ -132,7 +138,7 @@ class EarthEngine:
         answer = self._call(lambda: ee.data.computeValue(found.select(list(product.names))), what)
         patch = patch_outline(lon=lon, lat=lat)
         scenes = [
-            _scene(feature, product, collection=name)
+            _scene(feature, product, collection=name, marks=self._marks[product.name])
             for feature in answer["features"]
             if covers(_polygon(feature), patch)
         ]
@@ -188,76 +194,6 @@ class EarthEngine:
             raise ServiceError(f"{what}: {error}") from error
 
 
-class _Transport:
-    """How the client's requests travel: with time limits, counted, repeated where that may help.
-
-    Has the one method of `httplib2.Http` that Google's clients call.
-    """
-
-    def __init__(self, policy: RetryPolicy) -> None:
-        self.counters = Counters()
-        self._retrier = Retrier(policy=policy, counters=self.counters)
-        self._policy = policy
-        self._here = threading.local()
-
-    def request(
-        self,
-        uri: str,
-        method: str = "GET",
-        body: Any = None,  # noqa: ANN401 - as httplib2 has it
-        headers: Mapping[str, str] | None = None,
-        **_: object,
-    ) -> tuple[httplib2.Response, bytes]:
-        """Send a request until there is an answer that is final."""
-        answers: list[requests.Response] = []
-        progress = Progress(
-            what=uri.partition("?")[0], policy=self._policy, verb="get an answer from"
-        )
-
-        def attempt() -> None:
-            progress.begin()
-            self.counters.add(requests=1)
-            try:
-                answer = self._session().request(
-                    method, uri, data=body, headers=headers,
-                    timeout=(self._policy.connect_seconds, self._policy.stall_seconds),
-                )  # fmt: skip
-            except requests.RequestException as error:
-                raise Passing(f"{type(error).__name__}: {_without_address(error)}") from error
-            if answer.status_code in PASSING:
-                raise Passing(f"HTTP {answer.status_code}: {_reason(answer)}")
-            self.counters.add(num_bytes=len(answer.content))
-            answers.append(answer)
-
-        self._retrier.run(attempt, progress=progress)
-        (answer,) = answers
-        said = httplib2.Response(dict(answer.headers))
-        said.status, said.reason = answer.status_code, answer.reason
-        return said, answer.content
-
-    def _session(self) -> requests.Session:
-        """Return this thread's session: a session is not promised to be safe among threads."""
-        if not hasattr(self._here, "session"):
-            self._here.session = requests.Session()
-        return self._here.session
-
-
-def _reason(answer: requests.Response) -> str:
-    """Return what Google says of an error."""
-    try:
-        return str(answer.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return answer.reason
-
-
-def _without_address(error: requests.RequestException) -> str:
-    """Return the innermost cause: the outer ones repeat the address, and what it carries."""
-    cause: BaseException = error
-    while cause.__cause__ or cause.__context__:
-        cause = cause.__cause__ or cause.__context__ or cause
-    return str(cause)
-
-
 def _milliseconds(time: datetime) -> int:
     """Return a moment as Earth Engine counts it."""
     return round(time.timestamp() * 1000)
@@ -272,7 +208,9 @@ def _polygon(feature: Mapping[str, Any]) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def _scene(feature: Mapping[str, Any], product: Product, *, collection: str) -> Scene:
+def _scene(
+    feature: Mapping[str, Any], product: Product, *, collection: str, marks: Mapping[str, str]
+) -> Scene:
     """Return an image, as Earth Engine tells of it, as a scene."""
     said = dict(feature["properties"])
     name = f"{collection}/{said['system:index']}"
@@ -304,5 +242,5 @@ def _scene(feature: Mapping[str, Any], product: Product, *, collection: str) -> 
         epsg=int(crs.removeprefix("EPSG:")),
         left=next(iter(corners))[1],
         top=next(iter(corners))[2],
-        properties=said | {"system:id": name},
+        properties=said | {"system:id": name} | dict(marks),
     )

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Num
@@ -17,6 +17,8 @@ MISSING = {"s1": np.float32(-9999.0), "s2a": np.uint16(65_535), "s2c": np.uint16
 DN of 0 would not do: it is a dark pixel once the offset of later baselines is taken off; 65,535 is
 what Sentinel-2's own products call saturated."""
 
+LEVELLED = "DN without the 1000 that processing baselines from 04.00 on add"
+"""What metadata calls Sentinel-2's numbers if all are on one scale: reflectance = DN / 10,000."""
 SNAP_METRES = 60.0
 """How much farther a patch may reach: half a coarse pixel, and what UTM north is off from north."""
 METRES_PER_DEGREE = 110_574.0
@@ -90,6 +92,7 @@ class Pixels:
     likewise, added up."""
 
 
+@runtime_checkable
 class ImageService(Protocol):
     """Who is asked for images: Earth Engine, or a STAC catalogue. Calls may come from threads."""
 

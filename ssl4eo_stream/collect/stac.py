@@ -1,9 +1,9 @@
 """Images from a STAC catalogue, for people without Earth Engine: Sentinel-2 L2A, and Sentinel-1.
 
-Not the same data, and metadata.json says so (`source`, `offset_convention`). Sentinel-2 L2A is the
-same product. Sentinel-1 is there as gamma nought, terrain-corrected by somebody (collection
-sentinel-1-rtc), where Earth Engine has sigma nought: a few dB apart on slopes. There is no L1C on
-map grids.
+Not the same data, and metadata.json says so (`source`, `offset_convention`, `backscatter`).
+Sentinel-2 L2A is the same product. Sentinel-1 is there as gamma nought, terrain-corrected by
+somebody (collection sentinel-1-rtc), where Earth Engine has sigma nought: a few dB apart on slopes.
+There is no L1C on map grids.
 
 Collections and the names of their assets are those of Microsoft's Planetary Computer, bands also
 by the common names of the STAC extension `eo`, as Element 84's Earth Search has them. The only
@@ -30,7 +30,7 @@ from urllib3 import Retry
 
 from ssl4eo_stream.bands import PRODUCTS, Band, Product, ProductName
 from ssl4eo_stream.collect.areas import covers
-from ssl4eo_stream.collect.scene import MISSING, Box, Pixels, Scene, Window, patch_outline
+from ssl4eo_stream.collect.scene import LEVELLED, MISSING, Box, Pixels, Scene, Window, patch_outline
 from ssl4eo_stream.errors import ServiceError
 
 CATALOGUE = "https://planetarycomputer.microsoft.com/api/stac/v1"
@@ -67,8 +67,6 @@ class StacCatalogue:
     Raises:
         ServiceError: It does not answer, or is no STAC API.
     """
-
-    offset_convention = "DN of all baselines without the 1000 that later ones add"
 
     def __init__(
         self, url: str = CATALOGUE, *, timeout_seconds: float = 60.0, backoff_seconds: float = 1.0
@@ -250,11 +248,12 @@ def _properties(item: Item) -> dict[str, Any]:
         "relativeOrbitNumber_start": "sat:relative_orbit",
     }
     said |= {ours: said[theirs] for ours, theirs in names.items() if theirs in said}
+    is_radar = "sar:instrument_mode" in said
     if state := said.get("sat:orbit_state"):
-        is_radar = "sar:instrument_mode" in said
         said["orbitProperties_pass" if is_radar else "SENSING_ORBIT_DIRECTION"] = state.upper()
     if isinstance(item.datetime, datetime):
         said["system:time_start"] = int(item.datetime.timestamp() * 1000)
+    said |= {"backscatter": "gamma nought, dB"} if is_radar else {"offset_convention": LEVELLED}
     return said | {"system:index": item.id, "system:footprint": item.geometry}
 
 

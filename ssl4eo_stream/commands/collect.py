@@ -1,4 +1,4 @@
-"""ssl4eo-collect: choose locations, to build a data set like SSL4EO-S12 from."""
+"""ssl4eo-collect: choose locations and take their images, for a data set like SSL4EO-S12."""
 
 import logging
 import signal
@@ -15,7 +15,10 @@ from ssl4eo_stream.errors import Ssl4eoError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the console script. Returns the exit code."""
     try:
-        from ssl4eo_stream.commands import collect_plan  # needs what the core does not
+        from ssl4eo_stream.commands import (  # they need what the core does not
+            collect_download,
+            collect_plan,
+        )
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("ssl4eo_stream"):
             raise
@@ -26,16 +29,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     options = tyro.cli(
         Annotated[collect_plan.Plan, tyro.conf.subcommand("plan")]
-        | Annotated[None, tyro.conf.Suppress],  # or else, alone, `plan` would be no word to type
+        | Annotated[collect_download.Download, tyro.conf.subcommand("download")],
         prog="ssl4eo-collect",
         description=__doc__,
         args=arguments,
     )
-    assert options is not None, "it is hidden"
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return collect_plan.run(options)
+        match options:
+            case collect_plan.Plan():
+                return collect_plan.run(options)
+            case collect_download.Download():
+                return collect_download.run(options)
     except Ssl4eoError as error:
         sys.stderr.write(f"ssl4eo-collect: {error}\n")
         return error.exit_code

@@ -30,9 +30,10 @@ KEPT_PROPERTIES = (
     "source", "synthetic", "MGRS_TILE", "SPACECRAFT_NAME", "PROCESSING_BASELINE",
     "SENSING_ORBIT_NUMBER", "SENSING_ORBIT_DIRECTION", "MEAN_SOLAR_ZENITH_ANGLE",
     "MEAN_SOLAR_AZIMUTH_ANGLE", "platform_number", "orbitProperties_pass",
-    "relativeOrbitNumber_start", "patch_cloud_percent", "coarse_bands",
+    "relativeOrbitNumber_start", "patch_cloud_percent", "coarse_bands", "offset_convention",
+    "backscatter", "missing_pixels",
 )  # fmt: skip
-"""What the shards keep of an acquisition's metadata; Earth Engine's names, and four of ours."""
+"""What the shards keep of an acquisition's metadata; Earth Engine's names, and ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,7 +263,7 @@ def patch_of(files: Sequence[tuple[str, Buffer]], *, product: Product) -> Patch:
     Raises:
         SourceError: A band is unreadable, of the wrong size or type, or not finite.
     """
-    pixels, tags, bytes_read = [], {}, 0
+    pixels, tags = [], {}
     firsts = [grid.channels[0] for grid in product.grids]
     for c, (band, (path, data)) in enumerate(zip(product.bands, files, strict=True)):
         array, tags[c] = read_band(data, name=path, georeference=c in firsts)
@@ -278,8 +279,7 @@ def patch_of(files: Sequence[tuple[str, Buffer]], *, product: Product) -> Patch:
                 "or infinite), which would pass for darkness. Download the acquisition again."
             )
         pixels.append(array)
-        bytes_read += len(data)
-    geo = tuple(tags[c] for c in firsts)
+    geo, bytes_read = tuple(tags[c] for c in firsts), sum(len(data) for _, data in files)
     return Patch(bands=tuple(pixels), geo=geo, bytes_read=bytes_read)
 
 
