@@ -1,13 +1,19 @@
 """The command: what it says before, what it leaves, what it refuses."""
 
+import contextlib
+import random
+
 import pytest
 from archive_of_images import Images
 from test_collect_tree import digests
 
 from ssl4eo_stream.collect.part import Part, read_plan
 from ssl4eo_stream.commands.collect import main
-from ssl4eo_stream.commands.collect_download import Download, collect
+from ssl4eo_stream.commands.collect_download import collect
+from ssl4eo_stream.commands.collect_options import Download
 from ssl4eo_stream.errors import PlanError, StorageError
+from ssl4eo_stream.shard import gather, unfinished
+from ssl4eo_stream.shard.build import build
 
 
 @pytest.fixture
@@ -88,6 +94,68 @@ def test_a_plan_that_ends_too_early_and_failures_are_told(plan, tmp_path, capsys
     said = capsys.readouterr()
     assert "run the same command again, to try them again" in said.err
     assert "locations 9 of 9" not in said.out
+
+
+SHARDS = {"shards": True, "codec": "zstd", "samples_per_shard": 4}
+
+
+def built(plan, folder, n):
+    """Shards by way of a tree: what --shards has to equal."""
+    assert download(plan, folder / "tree", n=n) == 0
+    for product in ("s1", "s2c"):
+        build(
+            folder / "tree", folder / "shards" / product, product=product, codec="zstd",
+            samples_per_shard=4, workers=0,
+        )  # fmt: skip
+    return digests(folder / "shards")
+
+
+def test_shards_are_those_of_the_tree(plan, tmp_path, capsys):
+    expected = built(plan, tmp_path, 9)
+    out = tmp_path / "out"
+    assert download(plan, out, n=9, **SHARDS) == 0
+    assert "s2c zstd: shards 3, locations 9, " in capsys.readouterr().out
+    assert digests(out) == expected
+    assert sum(path.endswith(".tar") for path in expected) == 6
+    service = Images()
+    assert download(plan, out, n=9, service=service, **SHARDS) == 0
+    assert not service.asked
+    assert digests(out) == expected
+    with pytest.raises(PlanError, match=r"--shards --n 9 \(asked for now: 10\)"):
+        download(plan, out, n=10, **SHARDS)
+
+
+def test_shards_that_were_stopped_anywhere_are_the_same(plan, tmp_path, monkeypatch):
+    """Each call that fails leaves a location half filed; the tar is cut at a byte as well."""
+    expected, out = built(plan, tmp_path, 9), tmp_path / "out"
+    chance, real = random.Random(1), unfinished.append
+
+    class Killed(Exception):  # noqa: N818 - no error
+        """Ends the run, like a kill."""
+
+    stops = 0
+    while True:
+        left = chance.randrange(1, 20)
+
+        def append(path, parcel):
+            nonlocal left
+            left -= 1
+            if left <= 0:
+                raise Killed
+            real(path, parcel)
+
+        try:
+            monkeypatch.setattr(gather, "append", append)
+            assert download(plan, out, n=9, concurrency=3, **SHARDS) == 0
+        except Killed:
+            stops += 1
+            path = chance.choice([*out.rglob("*.unfinished.tar"), out / "x"])
+            with contextlib.suppress(FileNotFoundError), path.open("ab") as file:
+                file.write(chance.randbytes(3000))
+        else:
+            break
+    assert stops > 3
+    assert digests(out) == expected
 
 
 @pytest.mark.parametrize(

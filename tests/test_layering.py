@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "tars": {"errors", "retry", "store"},
     "land": set(),
     "collect": GROUND,
-    "shard": GROUND,
+    "shard": GROUND | {"collect.taken"},
     "stream": GROUND | {"distributed", "shard.manifest", "shard.form", "shard.quantize"},
     "augment": {"bands"},
     "methods": {"backbones", "distributed"},

@@ -152,6 +152,11 @@ class State:
         with self._transaction() as run:
             return self._counts(run)
 
+    def ids(self, status: Ending) -> set[int]:
+        """Return the ids of locations that ended so."""
+        with self._transaction() as run:
+            return {i for (i,) in run("SELECT id FROM locations WHERE status = ?", status)}
+
     def reasons(self, status: Ending) -> dict[str, int]:
         """Return why locations ended so -> how many, the most frequent first."""
         with self._transaction() as run:

@@ -17,6 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from ssl4eo_stream.commands import (  # they need what the core does not
             collect_download,
+            collect_options,
             collect_plan,
         )
     except ModuleNotFoundError as error:
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     options = tyro.cli(
         Annotated[collect_plan.Plan, tyro.conf.subcommand("plan")]
-        | Annotated[collect_download.Download, tyro.conf.subcommand("download")],
+        | Annotated[collect_options.Download, tyro.conf.subcommand("download")],
         prog="ssl4eo-collect",
         description=__doc__,
         args=arguments,
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         match options:
             case collect_plan.Plan():
                 return collect_plan.run(options)
-            case collect_download.Download():
+            case collect_options.Download():
                 return collect_download.run(options)
     except Ssl4eoError as error:
         sys.stderr.write(f"ssl4eo-collect: {error}\n")

@@ -2,99 +2,21 @@
 
 import sys
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Annotated, Literal
 
-import tyro
-
-from ssl4eo_stream.bands import PRODUCTS
 from ssl4eo_stream.collect import cost, locations
-from ssl4eo_stream.collect.choice import Orbit, Wish
-from ssl4eo_stream.collect.crawl import Outcome, crawl
-from ssl4eo_stream.collect.fetch import Missing, Request
+from ssl4eo_stream.collect.crawl import Outcome, Report, crawl
+from ssl4eo_stream.collect.fetch import Request
 from ssl4eo_stream.collect.part import Part, read_plan
 from ssl4eo_stream.collect.scene import ImageService
 from ssl4eo_stream.collect.state import State
-from ssl4eo_stream.collect.taken import Place
+from ssl4eo_stream.collect.taken import Place, Sink
 from ssl4eo_stream.collect.tree import Tree
-from ssl4eo_stream.collect.windows import SEASONS, Calendar, parse_dates
 from ssl4eo_stream.commands.arguments import USAGE, progress_bar
-from ssl4eo_stream.errors import PlanError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Download:
-    """Take four dates of each location of a plan, as a tree of GeoTIFFs laid out like SSL4EO-S12.
-
-    For every date a scene of each product is chosen out of 30 days: Sentinel-2 with few clouds,
-    L1C and L2A of one pass, on one tile for all dates if there is one; Sentinel-1 nearest to it in
-    time. Where a year gives none, the same days of the year before are looked at; a location that
-    lacks a product on a date even so is rejected, and the next of the plan takes its place. So make
-    the plan longer than --n: a half more is much.
-
-    DEST gets {s1,s2a,s2c}/ID/ACQUISITION/BAND.tif with metadata.json, which ssl4eo-shard build
-    takes as it is, and collect.sqlite, which knows what became of each location. Stop it whenever
-    you like, it ends within seconds: the same command goes on where it stopped. Several may work at
-    one DEST, on one machine or on several that share it, and nothing is done twice. What is
-    collected does not depend on any of that: it is the shortest beginning of the plan that has N
-    good locations. --n may grow from run to run, and the plan by a tail; whatever else decides the
-    result has to stay.
-
-    Needs an account with Earth Engine (https://earthengine.google.com/noncommercial) and a Google
-    Cloud project: run earthengine authenticate once, and give --project; or give the key of a
-    service account.
-    """
-
-    plan: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PLAN.csv")]
-    """Locations, as ssl4eo-collect plan writes them: columns lon, lat and, if there, id."""
-    dest: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DEST")]
-    """Folder for the tree, made if missing."""
-    year: Annotated[int, tyro.conf.arg(metavar="YYYY")]
-    """Year of the dates; the release is of 2021."""
-    products: Annotated[str, tyro.conf.arg(metavar="s1,s2a,s2c")] = "s1,s2a,s2c"
-    """Sentinel-1 (s1: VV, VH), Sentinel-2 L2A (s2a: 12 bands), L1C (s2c: 13 bands); any of them."""
-    n: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """How many locations to collect; all of the plan that can be had if not given."""
-    dates: Annotated[str | None, tyro.conf.arg(metavar="MM-DD,…")] = None
-    """Middles of the windows, any number, 30 days or more apart; if not given 03-20,06-21,09-22,
-    12-21, the equinoxes and solstices of the paper."""
-    random_phase: bool = False
-    """Do as the release really did: shift each location's four dates back by one random number of
-    days, 0 to 364, so that they are a quarter apart and every month is as frequent."""
-    seed: int = 0
-    """Of those numbers, 0 or more; a location's is its own, whatever else is collected."""
-    cloud: Annotated[float, tyro.conf.arg(metavar="PERCENT")] = 10.0
-    """Sentinel-2 scenes have fewer clouds than this, over the whole scene."""
-    orbit: Orbit = "any"
-    """Pass of Sentinel-1: ascending, descending, or either as the release has it."""
-    missing: Missing = "next"
-    """What to do about a patch with missing pixels, at the edge of a swath for example.
-    next: take the next best scene; where there is none, reject the location.
-    reject: reject the location at once.
-    record: keep it; metadata.json says how many are missing."""
-    concurrency: Annotated[int, tyro.conf.arg(metavar="N")] = 20
-    """Locations at once, each one request after the other; Earth Engine allows a project 40
-    requests at once unless it was granted more."""
-    part: Annotated[str, tyro.conf.arg(metavar="I/N")] = "0/1"
-    """Do part I, from 0, of N: every N-th location of the plan, and that share of --n. For machines
-    that share no folder; those that do need no parts."""
-    source: Literal["earthengine", "stac"] = "earthengine"
-    """Who is asked for images. stac: a STAC catalogue, Microsoft's Planetary Computer if --url
-    names no other; needs no account, has L2A, and Sentinel-1 as gamma nought, which metadata.json
-    says (pip install 'ssl4eo-stream[stac]')."""
-    as_delivered: bool = False
-    """Leave Sentinel-2's numbers as they are: raised by 1000 since 2022-01-25. If not given, all
-    are on the scale of before, from Earth Engine's harmonised collections."""
-    project: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """Google Cloud project that requests are charged to."""
-    service_account: Annotated[Path | None, tyro.conf.arg(metavar="KEY.json")] = None
-    """Key of a service account to sign in with, instead of who ran earthengine authenticate."""
-    url: Annotated[str | None, tyro.conf.arg(metavar="URL")] = None
-    """Address of the service; Earth Engine's for many requests if not given."""
-    dry_run: bool = False
-    """Say what it would cost, ask for nothing and write nothing."""
+from ssl4eo_stream.commands.collect_options import Download, request_of, wrong_flags
+from ssl4eo_stream.errors import PlanError, Ssl4eoError
+from ssl4eo_stream.geotiff import Codec
+from ssl4eo_stream.shard.collected import CollectedShards
 
 
 def run(options: Download) -> int:
@@ -106,9 +28,10 @@ def run(options: Download) -> int:
         StorageError: DEST can't be written.
     """
     try:
-        if wrong := _wrong(options):
+        if wrong := wrong_flags(options):
             raise ValueError(wrong)
         part = Part.parse(options.part)
+        Codec.parse(options.codec)
     except ValueError as error:
         sys.stderr.write(f"ssl4eo-collect: {error}.\n")
         return USAGE
@@ -120,7 +43,7 @@ def run(options: Download) -> int:
             f"--n {options.n}: {options.plan} has only {len(plan)} locations. Make a longer plan "
             "of the same seed: some locations will have no clear images."
         )
-    request = _request(options)
+    request = request_of(options)
     if request.calendar.end > datetime.now(UTC):
         raise PlanError(
             f"--year {options.year}: the last window ends on {request.calendar.end:%Y-%m-%d}, and "
@@ -150,11 +73,48 @@ def collect(
         StorageError: DEST can't be written.
     """
     start = time.monotonic()
-    request = _request(options)
+    request = request_of(options)
     path = part.state_path(options.dest)
     settings = _settings(options, request, part=part, source=service.name)
     state = State(path, places=places, settings=settings, wanted=wanted)
-    tree = Tree(options.dest, products=request.wish.products)
+    sink = _sink(options, request, state)
+    try:
+        report, now = _collect(service, sink, request, state, options=options, wanted=wanted)
+        counts = report.counts
+        short = options.n is not None and counts.done < wanted
+        sys.stdout.write(
+            f"{options.dest}: locations {counts.done} of {wanted}, {now} now; rejected "
+            f"{counts.rejected} ({locations.told(report.rejected)}); failed {counts.failed}; "
+            f"{time.monotonic() - start:.1f} s\n"
+        )
+        if counts.failed:
+            sys.stderr.write(
+                f"ssl4eo-collect: the service did not answer for {counts.failed} locations; run "
+                "the same command again, to try them again.\n"
+            )
+        elif short:
+            sys.stderr.write(
+                f"ssl4eo-collect: the plan is at its end, {wanted - counts.done} locations short "
+                f"of --n {options.n}. Make a longer one with the same flags and a greater --n, "
+                "which begins with the same locations, and run the same command with it.\n"
+            )
+        elif isinstance(sink, CollectedShards) and counts.done:
+            _pack(sink, State(path, places=places, settings=settings, wanted=wanted))
+    finally:
+        sink.close()
+    return int(counts.failed > 0 or short)
+
+
+def _collect(
+    service: ImageService,
+    sink: Sink,
+    request: Request,
+    state: State,
+    *,
+    options: Download,
+    wanted: int,
+) -> tuple[Report, int]:
+    """Return what became of the plan, and how many locations came to be done here."""
     refused, now = state.reasons("rejected"), 0
     with progress_bar() as bar:
         bar.reset(total=wanted)
@@ -169,73 +129,37 @@ def collect(
             bar.update(outcome.status == "done")
 
         report = crawl(
-            service, tree,
+            service, sink,
             request=request, state=state, concurrency=options.concurrency, on_outcome=advance,
         )  # fmt: skip
-    tree.close()
-    counts = report.counts
-    short = options.n is not None and counts.done < wanted
-    sys.stdout.write(
-        f"{options.dest}: locations {counts.done} of {wanted}, {now} now; rejected "
-        f"{counts.rejected} ({locations.told(report.rejected)}); failed {counts.failed}; "
-        f"{time.monotonic() - start:.1f} s\n"
-    )
-    if counts.failed:
-        sys.stderr.write(
-            f"ssl4eo-collect: the service did not answer for {counts.failed} locations; run the "
-            "same command again, to try them again.\n"
-        )
-    elif short:
-        sys.stderr.write(
-            f"ssl4eo-collect: the plan is at its end, {wanted - counts.done} locations short of "
-            f"--n {options.n}. Make a longer one with the same flags and a greater --n, which "
-            "begins with the same locations, and run the same command with it.\n"
-        )
-    return int(counts.failed > 0 or short)
+    return report, now
 
 
-def _wrong(options: Download) -> str | None:
-    """Return what is wrong with the flags, if anything."""
-    products = options.products.split(",")
-    unknown = [name for name in products if name not in PRODUCTS]
-    return (
-        f"--products {options.products}: {unknown[0]!r} is none; give some of "
-        f"{','.join(PRODUCTS)}, with commas between them"
-        if unknown
-        else f"--products {options.products} names one twice"
-        if len(set(products)) < len(products)
-        else f"--n is {options.n}; give 1 or more" if options.n is not None and options.n < 1
-        else "--dates and --random-phase are different ways to choose; give one of them"
-        if options.dates is not None and options.random_phase
-        else "--source stac has no L1C on map grids; give --products s1,s2a"
-        if options.source == "stac" and "s2c" in products
-        else "--as-delivered is of --source earthengine alone"
-        if options.source == "stac" and options.as_delivered
-        else f"--seed is {options.seed}; give 0 or more" if options.seed < 0
-        else f"--cloud is {options.cloud:g}; give more than 0, to 100 percent"
-        if not 0 < options.cloud <= 100
-        else f"--concurrency is {options.concurrency}; give 1 to 500"
-        if not 1 <= options.concurrency <= 500
-        else None
-    )  # fmt: skip
+def _sink(options: Download, request: Request, state: State) -> Tree | CollectedShards:
+    products = request.wish.products
+    if not options.shards:
+        return Tree(options.dest, products=products)
+    try:
+        return CollectedShards(
+            options.dest, products=products, codec=options.codec,
+            samples_per_shard=options.samples_per_shard, done=state.ids("done"),
+        )  # fmt: skip
+    except Ssl4eoError:
+        state.close()
+        raise
 
 
-def _request(options: Download) -> Request:
-    asked = options.products.split(",")
-    return Request(
-        wish=Wish(
-            products=tuple(product.name for product in PRODUCTS.values() if product.name in asked),
-            cloud_percent=float(options.cloud),
-            orbit=options.orbit,
-        ),
-        calendar=Calendar(
-            year=options.year,
-            dates=SEASONS if options.dates is None else parse_dates(options.dates),
-            random_phase=options.random_phase,
-            seed=options.seed,
-        ),
-        missing=options.missing,
-    )
+def _pack(shards: CollectedShards, state: State) -> None:
+    """Pack what was collected, and say so."""
+    done = state.ids("done")
+    state.close()
+    for product, built in shards.pack(done).items():
+        if built is not None:
+            size = sum(shard.bytes for shard in built.manifest.shards)
+            sys.stdout.write(
+                f"{product} {built.manifest.codec}: shards {len(built.manifest.shards)}, locations "
+                f"{built.manifest.locations}, {size / 1e6:.1f} MB\n"
+            )
 
 
 def _settings(
@@ -253,6 +177,9 @@ def _settings(
         "--part": f"{part}",
         "--as-delivered": options.as_delivered,
         "images of": source,
+        "--shards --codec": options.codec if options.shards else None,
+        "--shards --samples-per-shard": options.samples_per_shard if options.shards else None,
+        "--shards --n": options.n if options.shards else None,
     }
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
+from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -106,7 +107,7 @@ def build(
     """
     place = Destination.at(dest)
     storage = Codec.parse(codec)
-    form = _form(PRODUCTS[product], codec=storage, samples_per_shard=samples_per_shard)
+    form = form_of(PRODUCTS[product], codec=storage, samples_per_shard=samples_per_shard)
     if release == "v1.1":
         form = replace(form, source=SOURCE, dn_offset=dn_offset)
     wanted = None if locations is None else read_ids(locations)
@@ -117,7 +118,6 @@ def build(
     unfinished = scratch_folder(place, scratch, form=form) if archived else None
     work = None if archived else of_tree(Path(source).absolute(), asked)
     prepare(place, form=form)
-    done: list[ShardDone] = []
     slots_each = SLOTS_EACH if archived and release == "v1.0" else 0
     with executor_of(workers, slots_each=slots_each) as (executor, at_once):
         if unfinished is not None:
@@ -126,21 +126,56 @@ def build(
                 scratch=unfinished, executor=executor, at_once=at_once, on_read=on_read,
             )  # fmt: skip
         assert work is not None, "it is a tree or an archive"
-        numbers = {*work.shards, *work.kept}
-        drop_others(place, product, numbers=numbers)
-        finished = _finished(place, work, product=product)
-        tasks = [
-            ShardTask(
-                number=number, locations=members, dest=place, product=product, on_missing=on_missing
-            )
-            for number, members in work.shards.items()
-            if number not in finished
-        ]
-        on_start(sum(len(task.locations.ids()) for task in tasks))
-        with closing(pack_all(tasks, executor=executor)) as shards:
-            for shard in shards:
-                done.append(shard)
-                on_shard(shard)
+        return pack_work(
+            work, place,
+            form=form, on_missing=on_missing, executor=executor, on_start=on_start,
+            on_shard=on_shard,
+        )  # fmt: skip
+
+
+def pack_work(
+    work: Work,
+    place: Destination,
+    *,
+    form: Manifest,
+    on_missing: OnMissing,
+    executor: Executor | None = None,
+    on_start: Callable[[int], None] = lambda _: None,
+    on_shard: Callable[[ShardDone], None] = lambda _: None,
+) -> Built:
+    """Pack what is not packed yet, and finish the data set.
+
+    Args:
+        work: What there is to pack.
+        place: Where shards go, prepared.
+        form: The manifest to be, without shards.
+        on_missing: `error` stops at the first broken location, `skip` leaves such out.
+        executor: Who packs; this process if None.
+        on_start: Called once with the number of locations to pack.
+        on_shard: Called after each shard.
+
+    Raises:
+        SourceError: Something is missing or broken.
+        ShardError: Another build is at work at the same place.
+        StorageError: It can't be written.
+    """
+    product = PRODUCTS[form.product].name
+    done: list[ShardDone] = []
+    numbers = {*work.shards, *work.kept}
+    drop_others(place, product, numbers=numbers)
+    finished = _finished(place, work, product=product)
+    tasks = [
+        ShardTask(
+            number=number, locations=members, dest=place, product=product, on_missing=on_missing
+        )
+        for number, members in work.shards.items()
+        if number not in finished
+    ]
+    on_start(sum(len(task.locations.ids()) for task in tasks))
+    with closing(pack_all(tasks, executor=executor)) as shards:
+        for shard in shards:
+            done.append(shard)
+            on_shard(shard)
     skipped = [*work.absent, *(item for shard in done for item in shard.skipped)]
     empty = {shard.number for shard in done if not shard.locations}
     manifest = _finish(place, form=form, numbers=numbers - empty, skipped=skipped)
@@ -174,8 +209,8 @@ def _finished_before(dest: Destination, there: Manifest, *, form: Manifest) -> B
     return Built(manifest=there, built=0, kept=len(there.shards), skipped=(), bytes_read=0)
 
 
-def _form(product: Product, *, codec: Codec, samples_per_shard: int) -> Manifest:
-    """The manifest before there are shards: what has to be equal among all of them."""
+def form_of(product: Product, *, codec: Codec, samples_per_shard: int) -> Manifest:
+    """Return the manifest before there are shards: what has to be equal among all of them."""
     raw = codec.keeps_source_values
     return Manifest(
         schema_version=SCHEMA_VERSION,

@@ -85,8 +85,7 @@ def list_ids(folder: Path) -> dict[int, str]:
     except OSError as error:
         raise SourceError(f"{folder} can't be listed: {error}. Check its permissions.") from error
     for name in names:
-        other = ids.setdefault(int(name), name)
-        if other != name:
+        if (other := ids.setdefault(int(name), name)) != name:
             raise SourceError(
                 f"{folder} holds location {int(name)} twice, as {other} and {name}. Remove one."
             )
