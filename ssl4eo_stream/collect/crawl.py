@@ -21,7 +21,7 @@ from ssl4eo_stream.collect.taken import Place, Sink
 from ssl4eo_stream.errors import ServiceError
 from ssl4eo_stream.sample import location_key
 
-BEAT_SECONDS = 15.0
+BEAT_SECONDS = 5.0
 """How often the state hears of this process, and looks after others."""
 LEAVE_SECONDS = 3.0
 """How long a run that is stopped waits for requests under way; then it leaves them."""
