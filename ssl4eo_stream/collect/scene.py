@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Num
@@ -11,9 +11,10 @@ from jaxtyping import Num
 from ssl4eo_stream.bands import PATCH_METRES, PRODUCTS, Product, ProductName
 from ssl4eo_stream.geotiff import project
 
-MISSING = {"s1": np.float32(-9999.0), "s2a": np.uint16(0), "s2c": np.uint16(0)}
-"""What stands for a pixel that was not measured: no backscatter is -9999 dB, and 0 is how the
-Sentinel-2 products themselves say it."""
+MISSING = {"s1": np.float32(-9999.0), "s2a": np.uint16(65_535), "s2c": np.uint16(65_535)}
+"""What stands for a pixel that was not measured, until it is stored: no backscatter is -9999 dB. A
+DN of 0 would not do: it is a dark pixel once the offset of later baselines is taken off; 65,535 is
+what Sentinel-2's own products call saturated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +84,7 @@ class Pixels:
     likewise, added up."""
 
 
+@runtime_checkable
 class ImageService(Protocol):
     """Who is asked for images: Earth Engine, or a STAC catalogue. Calls may come from threads."""
 
