@@ -152,14 +152,21 @@ def _read_with_rasterio(data: bytes, *, name: str) -> tuple[Num[np.ndarray, "h w
             return pixels, read_pages(blank.read(), name=name)[0].geo
 
 
-def read_raster(data: bytes, *, name: str) -> Num[np.ndarray, "c h w"]:
+def read_raster(
+    data: bytes, *, name: str
+) -> tuple[Num[np.ndarray, "c h w"], int | None, tuple[float, ...]]:
     """Read all bands of a raster of any layout that GDAL knows.
+
+    Returns:
+        Its pixels; the EPSG code of its projection, if any; and (a, b, c, d, e, f) of
+        x = a column + b row + c, y = d column + e row + f, from the first pixel's outer corner.
 
     Raises:
         SourceError: GDAL can't read it.
     """
     with _opened(data, name=name) as source:
-        return source.read()
+        epsg = source.crs.to_epsg() if source.crs else None
+        return source.read(), epsg, tuple(source.transform)[:6]
 
 
 def write(pages: Sequence[PageContent], *, codec: Codec) -> bytes:

