@@ -228,15 +228,10 @@ def write_band(
     """
     sink = io.BytesIO()
     tifffile.imwrite(
-        sink,
-        pixels,
-        byteorder="<",
-        photometric="minisblack",
+        sink, pixels, byteorder="<", photometric="minisblack", metadata=None, software=False,
         rowsperstrip=len(pixels) if rows_per_strip is None else rows_per_strip,
-        metadata=None,
-        software=False,
         extratags=[(tag, *value, True) for tag, value in sorted(geo.items())],
-    )
+    )  # fmt: skip
     return sink.getvalue()
 
 

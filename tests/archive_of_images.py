@@ -88,6 +88,9 @@ class Images:
                 bands[-1][0, 0] = MISSING[scene.product]
         return Pixels(bands=tuple(bands), missing=missing)
 
+    def stop(self):
+        self.wait_seconds = 0.0
+
     def _request(self, *what):
         with self._lock:
             self.asked.append(what)

@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
 from ssl4eo_stream.bands import PRODUCTS, ProductName
-from ssl4eo_stream.collect.scene import Box, Pixels, Scene
+from ssl4eo_stream.collect.scene import MISSING, Box, Pixels, Scene
 from ssl4eo_stream.errors import ServiceError
 from ssl4eo_stream.geotiff import grid_tags, write_band
 from ssl4eo_stream.sample import location_key
@@ -19,6 +21,10 @@ CONVENTIONS = {
 }
 """What a pixel's value means. The release has no offset on Sentinel-2's numbers, which the archives
 add to what was processed since 2022-01-25 (baseline 04.00); services give them without it."""
+
+STORED = {"s1": np.float32(-9999.0), "s2a": np.uint16(0), "s2c": np.uint16(0)}
+"""What files have for a pixel that was not measured: darkness, which 0 is for Sentinel-2, as in the
+release, but not for dB. Shards of bytes have 0 for it in all products."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,24 +88,22 @@ def files_of(taken: Taken, *, place: Place, source: str) -> dict[str, bytes]:
         place: The location that it is of.
         source: What metadata calls the service.
     """
-    box = taken.box
+    box, product = taken.box, taken.scene.product
     files = {
         f"{band.name}.tif": write_band(
-            pixels,
+            np.where(pixels == MISSING[product], STORED[product], pixels),
             geo=grid_tags(
                 epsg=box.epsg, left=box.left, top=box.top, pixel_metres=band.resolution_metres
             ),
         )
-        for band, pixels in zip(
-            PRODUCTS[taken.scene.product].bands, taken.pixels.bands, strict=True
-        )
+        for band, pixels in zip(PRODUCTS[product].bands, taken.pixels.bands, strict=True)
     }
     fields: dict[str, Any] = {
         **taken.scene.properties,
         "source": source,
         "lon": place.lon,
         "lat": place.lat,
-        "offset_convention": CONVENTIONS[taken.scene.product],
+        "offset_convention": CONVENTIONS[product],
     }
     if taken.pixels.missing:
         fields["missing_pixels"] = taken.pixels.missing
