@@ -39,11 +39,12 @@ class Images:
         whole: Share of scenes without missing pixels.
         failing: Share of requests that fail, each time they are made.
         wait_seconds: How long each request takes.
+        seed: Of what fails.
     """
 
     name = "images in memory"
 
-    def __init__(self, *, clear=0.5, whole=1.0, failing=0.0, wait_seconds=0.0):
+    def __init__(self, *, clear=0.5, whole=1.0, failing=0.0, wait_seconds=0.0, seed=0):
         self.clear, self.whole, self.failing, self.wait_seconds = (
             clear,
             whole,
@@ -52,7 +53,7 @@ class Images:
         )
         self.asked, self.now, self.most = [], 0, 0
         self._lock = threading.Lock()
-        self._random = np.random.default_rng(0)
+        self._random = np.random.default_rng(seed)
 
     def scenes(self, product, *, lon, lat, windows):
         self._request(
@@ -86,6 +87,9 @@ class Images:
             if missing:
                 bands[-1][0, 0] = MISSING[scene.product]
         return Pixels(bands=tuple(bands), missing=missing)
+
+    def stop(self):
+        self.wait_seconds = 0.0
 
     def _request(self, *what):
         with self._lock:

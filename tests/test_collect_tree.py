@@ -89,6 +89,10 @@ def test_missing_pixels_are_told_of(tmp_path):
     )
     (path,) = tmp_path.rglob("metadata.json")
     assert json.loads(path.read_text())["missing_pixels"] == 1
+    (location,) = [read_location(path.parent.parent, product=PRODUCTS["s2a"])]
+    for band in read_patch(location.acquisitions[0], product=PRODUCTS["s2a"]).bands:
+        assert np.argwhere(band == 0).tolist() == [[0, 0]]
+        assert (band != 65_535).all()
 
 
 def test_two_dates_of_one_name_are_refused(tmp_path):

@@ -1,5 +1,6 @@
 """Earth Engine by its real client, against a stand-in on loopback."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -179,7 +180,9 @@ def test_what_stays_is_told_with_its_name(server):
     scene = service.scenes(product, lon=lon, lat=lat, windows=[SPRING])[0]
     box = box_around(scene, lon=lon, lat=lat)
     server.faults += [429] * 1000
-    with pytest.raises(ServiceError, match=rf"{scene.name}.*gave up after .*Too many concurrent"):
+    with pytest.raises(
+        ServiceError, match=rf"{scene.name}.*gave up after .*Too many concurrent.*--concurrency"
+    ):
         service.pixels(scene, box)
     with pytest.raises(ServiceError, match=r"images of s1 at 11.57550, 48.13740.*gave up"):
         service.scenes(product, lon=lon, lat=lat, windows=[SPRING])
@@ -240,3 +243,17 @@ def test_nobody_at_home():
             credentials=AnonymousCredentials(), project="test", url="http://127.0.0.1:9",
             policy=QUICK,
         )  # fmt: skip
+
+
+def test_a_service_that_is_stopped_loses_patience(server):
+    lon, lat = PLACES["Munich"]
+    patient = RetryPolicy(first_wait_seconds=30.0, longest_wait_seconds=30.0)
+    service = opened(server, policy=patient)
+    server.faults += [503] * 100
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(service.scenes, PRODUCTS["s1"], lon=lon, lat=lat, windows=[SPRING])
+        while service.counters.retries == 0:
+            time.sleep(0.01)
+        service.stop()
+        with pytest.raises(ServiceError, match="gave up"):
+            asked.result(timeout=10)

@@ -165,3 +165,11 @@ def test_a_grid_that_is_not_native_is_refused(catalogue):
         del asset["proj:transform"]
     with pytest.raises(ServiceError, match="is not on a map grid"):
         opened(catalogue).scenes(S1, lon=lon, lat=lat, windows=ALL_JUNE)
+
+
+def test_a_service_that_is_stopped_asks_no_more(catalogue):
+    service = opened(catalogue)
+    service.stop()
+    with pytest.raises(ServiceError, match="not asked any more"):
+        service.scenes(S1, lon=1.0, lat=2.0, windows=ALL_JUNE)
+    assert catalogue.searches == 0

@@ -15,7 +15,7 @@ from uuid import uuid4
 from ssl4eo_stream.errors import StorageError
 
 SILENT_SECONDS = 600.0
-"""How long a process on another machine may not be heard of; it says something every 15 s."""
+"""How long a process on another machine may not be heard of; it says something every 5 s."""
 
 
 class Presence:

@@ -21,7 +21,7 @@ from ssl4eo_stream.collect.taken import Place, Sink
 from ssl4eo_stream.errors import ServiceError
 from ssl4eo_stream.sample import location_key
 
-BEAT_SECONDS = 15.0
+BEAT_SECONDS = 5.0
 """How often the state hears of this process, and looks after others."""
 LEAVE_SECONDS = 3.0
 """How long a run that is stopped waits for requests under way; then it leaves them."""
@@ -108,6 +108,10 @@ def crawl(
             thread.start()
         _watch(outcomes, len(threads), state=state, limit=failures_in_a_row, on_outcome=on_outcome)
         return Report(counts=state.counts(), rejected=state.reasons("rejected"))
+    except BaseException:
+        stop.set()
+        service.stop()
+        raise
     finally:
         stop.set()
         with changed:
@@ -175,6 +179,8 @@ def collect(
             return Outcome(place=place, status="rejected", reason=taken.reason)
         sink.write(place, taken, source=service.name)
     except ServiceError as error:
+        if stopped():
+            raise Stopped from error
         sink.discard(place)
         return Outcome(place=place, status="failed", reason=str(error))
     return Outcome(place=place, status="done")

@@ -186,6 +186,10 @@ class EarthEngine:
             bands |= dict(zip(grid.channels, values, strict=True))
         return Pixels(bands=tuple(bands[c] for c in range(len(product.bands))), missing=missing)
 
+    def stop(self) -> None:
+        """Let calls that are under way end soon, without patience for the service."""
+        self._transport.stop()
+
     def _call(self, call: Any, what: str) -> Any:  # noqa: ANN401 - what Earth Engine answers
         """Ask Earth Engine; what goes wrong names what was asked for."""
         try:

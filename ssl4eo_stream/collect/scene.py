@@ -119,6 +119,10 @@ class ImageService(Protocol):
         """
         ...
 
+    def stop(self) -> None:
+        """Let calls that are under way end soon, without patience for the service."""
+        ...
+
 
 def box_around(scene: Scene, *, lon: float, lat: float) -> Box:
     """Return the patch of a scene whose centre is nearest to a place.

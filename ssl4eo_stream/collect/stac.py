@@ -73,8 +73,8 @@ class StacCatalogue:
     ) -> None:
         self.name = f"stac {url}"
         self._url = url
-        self._lock = threading.Lock()
-        self.requests = self.retries = 0
+        self._lock, self._stopped = threading.Lock(), threading.Event()
+        self.requests = 0
         retry = Retry(
             total=ATTEMPTS - 1, backoff_factor=backoff_seconds, backoff_jitter=backoff_seconds,
             status_forcelist=RETRIED, allowed_methods=None,
@@ -111,8 +111,7 @@ class StacCatalogue:
         patch = patch_outline(lon=lon, lat=lat)
         found: dict[str, Scene] = {}
         for window in windows:
-            with self._lock:
-                self.requests += 1
+            self._ask()
             try:
                 items = self._client.search(
                     collections=[collection],
@@ -131,6 +130,17 @@ class StacCatalogue:
                 ) from error
             found |= {scene.id: scene for scene in scenes if window.holds(scene.time)}
         return sorted(found.values(), key=lambda scene: (scene.time, scene.name))
+
+    def stop(self) -> None:
+        """Let calls that are under way end at their next request."""
+        self._stopped.set()
+
+    def _ask(self, requests: int = 1) -> None:
+        """Count requests that are about to be made, unless the work was called off."""
+        if self._stopped.is_set():
+            raise ServiceError(f"{self._url} is not asked any more: the run is stopped.")
+        with self._lock:
+            self.requests += requests
 
     def _scene(self, item: Item, product: Product) -> Scene:
         """Return an item as a scene."""
@@ -165,8 +175,7 @@ class StacCatalogue:
         product = PRODUCTS[scene.product]
         collection, name = scene.id.split("/", 1)
         try:
-            with self._lock:
-                self.requests += 1
+            self._ask()
             item = next(self._client.search(collections=[collection], ids=[name]).items(), None)
             if item is None:
                 raise ServiceError(f"{self._url} has no {scene.id} any more.")
@@ -175,13 +184,12 @@ class StacCatalogue:
                 names = [_asset_name(item, product.bands[c]) for c in grid.channels]
                 metres = grid.resolution_metres
                 place = Affine(metres, 0, box.left, 0, -metres, box.top)
+                self._ask(len(names))
                 loaded = odc.stac.load(
                     [item], bands=names, resampling="nearest", fail_on_error=True,
                     dtype=product.dtype, nodata=np.nan if product.dtype == "float32" else 0,
                     geobox=GeoBox((grid.pixels, grid.pixels), place, f"EPSG:{box.epsg}"),
                 )  # fmt: skip
-                with self._lock:
-                    self.requests += len(names)
                 for c, asset in zip(grid.channels, names, strict=True):
                     bands[c] = loaded[asset].isel(time=0).to_numpy()
         except (APIError, OSError, RuntimeError, ValueError) as error:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Num
 
 from ssl4eo_stream.bands import PRODUCTS, ProductName
 from ssl4eo_stream.collect.scene import MISSING, Box, Pixels, Scene
@@ -15,6 +14,10 @@ from ssl4eo_stream.geotiff import grid_tags, write_band
 from ssl4eo_stream.sample import location_key
 
 METADATA = "metadata.json"
+
+STORED = {"s1": np.float32(-9999.0), "s2a": np.uint16(0), "s2c": np.uint16(0)}
+"""What files have for a pixel that was not measured: darkness, which 0 is for Sentinel-2, as in the
+release, but not for dB. Shards of bytes have 0 for it in all products."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,17 +81,15 @@ def files_of(taken: Taken, *, place: Place, source: str) -> dict[str, bytes]:
         place: The location that it is of.
         source: What metadata calls the service.
     """
-    box = taken.box
+    box, product = taken.box, taken.scene.product
     files = {
         f"{band.name}.tif": write_band(
-            _stored(pixels),
+            np.where(pixels == MISSING[product], STORED[product], pixels),
             geo=grid_tags(
                 epsg=box.epsg, left=box.left, top=box.top, pixel_metres=band.resolution_metres
             ),
         )
-        for band, pixels in zip(
-            PRODUCTS[taken.scene.product].bands, taken.pixels.bands, strict=True
-        )
+        for band, pixels in zip(PRODUCTS[product].bands, taken.pixels.bands, strict=True)
     }
     fields: dict[str, Any] = {
         **taken.scene.properties,
@@ -100,13 +101,6 @@ def files_of(taken: Taken, *, place: Place, source: str) -> dict[str, bytes]:
         fields["missing_pixels"] = taken.pixels.missing
     # In one order, whatever the answer's was: the same images are the same bytes.
     return files | {METADATA: json.dumps(fields, sort_keys=True).encode()}
-
-
-def _stored(pixels: Num[np.ndarray, "h w"]) -> Num[np.ndarray, "h w"]:
-    """Return a band as it is kept: what was not measured is 0 DN, as Sentinel-2 itself has it."""
-    if pixels.dtype != np.uint16:
-        return pixels
-    return np.where(pixels == MISSING["s2c"], np.uint16(0), pixels)
 
 
 def check_names(taken: Mapping[ProductName, Sequence[Taken]], *, place: Place) -> None:

@@ -12,6 +12,11 @@ from ssl4eo_stream.retry import Counters, Passing, Progress, Retrier, RetryPolic
 PASSING = {408, 429, *range(500, 600)}
 """Answers that may be others at the next attempt; 429 is a quota that is used up for now."""
 
+SLOWER = (
+    "Earth Engine allows a project 40 requests at once unless it was granted more (guides, Earth "
+    "Engine quotas): give a smaller --concurrency."
+)
+
 
 class Transport:
     """Has the one method of `httplib2.Http` that Google's clients call; for any number of threads.
@@ -25,6 +30,10 @@ class Transport:
         self._retrier = Retrier(policy=policy, counters=self.counters)
         self._policy = policy
         self._here = threading.local()
+
+    def stop(self) -> None:
+        """Let requests that are under way end at their next failure."""
+        self._retrier.stop()
 
     def request(
         self,
@@ -51,7 +60,8 @@ class Transport:
             except requests.RequestException as error:
                 raise Passing(f"{type(error).__name__}: {_without_address(error)}") from error
             if answer.status_code in PASSING:
-                raise Passing(f"HTTP {answer.status_code}: {_reason(answer)}")
+                advice = SLOWER if answer.status_code == 429 else ""
+                raise Passing(f"HTTP {answer.status_code}: {_reason(answer)}", advice=advice)
             self.counters.add(num_bytes=len(answer.content))
             answers.append(answer)
 
