@@ -19,6 +19,8 @@ from pathlib import Path
 import ee
 import numpy as np
 import rasterio
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from rasterio.transform import Affine
 from rasterio.warp import transform
 from shapely.geometry import Point, Polygon
@@ -27,6 +29,7 @@ from tests.earth_engine_catalog import COLLECTIONS, Catalog
 
 SHIPPED = Path(ee.__file__).parent / "tests"
 """The client brings the API's description and its list of functions."""
+TOKEN = "a-token"
 
 
 class RefusedError(Exception):
@@ -225,8 +228,8 @@ def render(stack, grid, *, shift):
                     place["translateY"])  # fmt: skip
     with rasterio.MemoryFile() as file:
         with file.open(driver="GTiff", width=width, height=height, count=len(pixels),
-                       dtype=pixels.dtype, crs=grid["crsCode"], transform=affine,
-                       compress="lzw") as target:  # fmt: skip
+                       dtype=pixels.dtype, crs=grid["crsCode"],
+                       transform=affine) as target:  # fmt: skip
             target.write(pixels)
         return file.read()
 
@@ -248,7 +251,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         state = self.server.state
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/token":  # Google's answer to who shows the key of a service account
+            token = {"access_token": TOKEN, "expires_in": 3600, "token_type": "Bearer"}
+            return self._answer("token", lambda: json.dumps(token).encode())
+        if self.headers.get("Authorization", f"Bearer {TOKEN}") != f"Bearer {TOKEN}":
+            return self._refuse(RefusedError("Invalid credentials.", status=401))
+        body = json.loads(data)
         if ":compute" not in self.path:
             return self._send(404, b"{}")
 
@@ -334,6 +343,21 @@ def earth_engine(*, seed=0, **options):
             server.shutdown()
 
 
+def write_key(path, url):
+    """Write the key file of a service account of this server's."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    said = {
+        "type": "service_account", "project_id": "test", "private_key_id": "1",
+        "private_key": private.decode(), "client_email": "tester@test.iam.gserviceaccount.com",
+        "client_id": "1", "token_uri": f"{url}/token",
+    }  # fmt: skip
+    path.write_text(json.dumps(said))
+    return path
+
+
 def tile_corner_place(scene, *, column, row):
     """Longitude and latitude of a pixel's corner of a scene's 10 m grid."""
     left, top = scene.tile.corner
@@ -342,4 +366,4 @@ def tile_corner_place(scene, *, column, row):
     return lon, lat
 
 
-__all__ = ["RefusedError", "State", "earth_engine", "tile_corner_place"]
+__all__ = ["RefusedError", "State", "earth_engine", "tile_corner_place", "write_key"]
