@@ -1,5 +1,6 @@
 """Earth Engine by its real client, against a stand-in on loopback."""
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -12,9 +13,18 @@ from rasterio.warp import transform
 from ssl4eo_stream.bands import PRODUCTS
 from ssl4eo_stream.collect.earthengine import EarthEngine
 from ssl4eo_stream.collect.scene import LEVELLED, MISSING, Window, box_around
+from ssl4eo_stream.collect.taken import Place, Taken, files_of
 from ssl4eo_stream.errors import ServiceError
 from ssl4eo_stream.retry import RetryPolicy
-from tests.earth_engine_catalog import TILE_METRES, Catalog
+from tests.earth_engine_catalog import (
+    S1_NUMBERS,
+    S1_TEXTS,
+    S2_NUMBERS,
+    S2_TEXTS,
+    S2A_NUMBERS,
+    TILE_METRES,
+    Catalog,
+)
 from tests.earth_engine_server import earth_engine
 
 QUICK = RetryPolicy(first_wait_seconds=0.01, longest_wait_seconds=0.05, stall_seconds=1.0,
@@ -257,3 +267,20 @@ def test_a_service_that_is_stopped_loses_patience(server):
         service.stop()
         with pytest.raises(ServiceError, match="gave up"):
             asked.result(timeout=10)
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_metadata_has_what_the_scene_has_of_the_paper_s_tables(server, name):
+    lon, lat = PLACES["Munich"]
+    service = opened(server)
+    scene = service.scenes(PRODUCTS[name], lon=lon, lat=lat, windows=[SPRING])[0]
+    box = box_around(scene, lon=lon, lat=lat)
+    taken = Taken(scene=scene, box=box, pixels=service.pixels(scene, box))
+    files = files_of(taken, place=Place(id=7, lon=lon, lat=lat), source=service.name)
+    said = json.loads(files["metadata.json"])
+    wanted = {"s1": (*S1_NUMBERS, *S1_TEXTS), "s2c": (*S2_NUMBERS, *S2_TEXTS),
+              "s2a": (*S2_NUMBERS, *S2_TEXTS, *S2A_NUMBERS)}[name]  # fmt: skip
+    told = server.catalog.named(scene.id).properties()
+    assert {key: said[key] for key in wanted} == {key: told[key] for key in wanted}
+    assert said["source"] == "earthengine"
+    assert (said["lon"], said["lat"]) == (lon, lat)
