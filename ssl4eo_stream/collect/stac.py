@@ -79,11 +79,12 @@ class StacCatalogue:
             total=ATTEMPTS - 1, backoff_factor=backoff_seconds, backoff_jitter=backoff_seconds,
             status_forcelist=RETRIED, allowed_methods=None,
         )  # fmt: skip
+        signer = _signer(url)
         odc.stac.configure_rio(cloud_defaults=True, **cast("Any", RIO))
         try:
             self._client = pystac_client.Client.open(
                 url,
-                modifier=_signer(url),
+                modifier=signer,
                 stac_io=StacApiIO(timeout=timeout_seconds, max_retries=retry),
             )
         except Exception as error:
