@@ -228,8 +228,17 @@ class Scene:
 class Catalog:
     """All scenes."""
 
-    def __init__(self, *, seed=0, days=range(4 * 365)):
+    def __init__(self, *, seed=0, days=range(4 * 365), real=None):
         self.seed, self.days = seed, days
+        self.real = real  # band -> a real patch's pixels, to be had everywhere instead
+
+    def values(self, scene, band, rows, columns):
+        """Pixels of a band of a scene, and which of them there are."""
+        values, inside = scene.values(band, rows, columns)
+        if self.real:
+            patch = self.real[band]
+            values = patch[rows[:, None] % len(patch), columns % len(patch)]
+        return values, inside
 
     def tiles_at(self, product, lon, lat):
         """Tiles whose square holds a place, of its zone and of those beside it."""

@@ -204,7 +204,7 @@ def list_images(catalog, collection):
             "features": found}  # fmt: skip
 
 
-def render(stack, grid, *, shift):
+def render(catalog, stack, grid, *, shift):
     """Pixels on a grid, nearest neighbours in the scene's own, as a GeoTIFF."""
     place, size = grid["affineTransform"], grid["dimensions"]
     width, height = size["width"], size["height"]
@@ -221,7 +221,7 @@ def render(stack, grid, *, shift):
         metres, _, left, _, _, top = bands[band]
         columns = np.floor((xs - left) / metres).astype(np.int64)
         rows = np.floor((top - ys) / metres).astype(np.int64)
-        values, there = stack.scene.values(band, rows, columns)
+        values, there = catalog.values(stack.scene, band, rows, columns)
         made.append(np.where(there, values, 0 if stack.fill is None else stack.fill))
     pixels = np.stack(made).astype(stack.dtype or made[0].dtype)
     affine = Affine(place["scaleX"], 0, place["translateX"] + shift, 0, place["scaleY"],
@@ -269,7 +269,7 @@ class Handler(BaseHTTPRequestHandler):
             if body["fileFormat"] != "GEO_TIFF":
                 raise RefusedError("the stand-in writes GeoTIFFs alone")
             stack = Interpreter(state.catalog, body["expression"]).run()
-            data = render(stack, body["grid"], shift=state.shift)
+            data = render(state.catalog, stack, body["grid"], shift=state.shift)
             with state.lock:
                 asset = f"{stack.scene.collection}/{stack.scene.name}"
                 state.log.append((asset, tuple(stack.bands), json.dumps(body["grid"])))
@@ -330,9 +330,9 @@ class Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def earth_engine(*, seed=0, **options):
+def earth_engine(*, seed=0, real=None, **options):
     """Run a stand-in until the block ends; yields its State."""
-    state = State(catalog=Catalog(seed=seed), **options)
+    state = State(catalog=Catalog(seed=seed, real=real), **options)
     with Server(("127.0.0.1", 0), Handler) as server:
         server.state = state
         state.url = f"http://127.0.0.1:{server.server_port}"

@@ -7,12 +7,15 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
+import rasterio
 from google.auth.credentials import AnonymousCredentials
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from rasterio.warp import transform
 
 from ssl4eo_stream.bands import PRODUCTS
 from ssl4eo_stream.collect.earthengine import EarthEngine
-from ssl4eo_stream.collect.scene import LEVELLED, MISSING, Window, box_around
+from ssl4eo_stream.collect.scene import LEVELLED, MISSING, Scene, Window, box_around, patch_outline
 from ssl4eo_stream.collect.taken import Place, Taken, files_of
 from ssl4eo_stream.errors import ServiceError
 from ssl4eo_stream.retry import RetryPolicy
@@ -74,7 +77,7 @@ def test_scenes_are_those_of_the_archive(server, name, where):
     }  # fmt: skip
     names = [scene.name for scene in found]
     assert names
-    assert set(names) >= {n for n, scene in all_there.items() if holds_patch(scene, lon, lat) > 1.1}
+    assert set(names) >= {n for n, scene in all_there.items() if holds_patch(scene, lon, lat) > 1.4}
     assert set(names) <= {n for n, scene in all_there.items() if holds_patch(scene, lon, lat) > 1}
     assert [(scene.time, scene.name) for scene in found] == sorted(
         (scene.time, scene.name) for scene in found
@@ -284,3 +287,52 @@ def test_metadata_has_what_the_scene_has_of_the_paper_s_tables(server, name):
     assert {key: said[key] for key in wanted} == {key: told[key] for key in wanted}
     assert said["source"] == "earthengine"
     assert (said["lon"], said["lat"]) == (lon, lat)
+
+
+def test_real_pixels_come_as_they_are(real_data):
+    product, (lon, lat) = PRODUCTS["s2c"], PLACES["Munich"]
+    folder = next((real_data / "ssl4eo" / "genuine" / "s2c" / "0000200").iterdir())
+    real = {}
+    for band in product.names:
+        with rasterio.open(folder / f"{band}.tif") as file:
+            real[band] = file.read(1)
+    with earth_engine(real=real) as server:
+        service = opened(server)
+        scene = service.scenes(product, lon=lon, lat=lat, windows=[SPRING])[0]
+        box = box_around(scene, lon=lon, lat=lat)
+        pixels = service.pixels(scene, box)
+    for band, patch in zip(product.bands, pixels.bands, strict=True):
+        side = band.pixels
+        row = int(scene.top - box.top) // band.resolution_metres
+        column = int(box.left - scene.left) // band.resolution_metres
+        wanted = np.roll(real[band.name], (-row % side, -column % side), axis=(0, 1))
+        assert np.array_equal(patch, wanted)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.floats(-179.9, 179.9), st.floats(-79.0, 83.5), st.sampled_from([-1, 0, 1]),
+    st.floats(0.0, 60.0), st.floats(0.0, 60.0), st.sampled_from(["s1", "s2c"]),
+)  # fmt: skip
+def test_the_outline_holds_the_patch_on_any_grid(lon, lat, zone, left, top, name):
+    number = int((lon + 180) // 6) % 60 + 1 + zone
+    middle = 6 * number - 183
+    reach = 3 + np.degrees(110_000 / (6.37e6 * np.cos(np.radians(lat))))
+    assume(abs(lon - middle) <= reach)  # no tile of that zone is farther out
+    assume(1 <= number <= 60)
+    epsg = (32700 if lat < 0 else 32600) + number
+    (x,), (y,) = transform("EPSG:4326", f"EPSG:{epsg}", [lon], [lat])[:2]
+    scene = Scene(
+        product=name, id="", name="", time=SPRING.start, cloud_percent=None, datatake=None,
+        ascending=None, epsg=epsg, left=x - 50_000 + left, top=y + 50_000 + top, properties={},
+    )  # fmt: skip
+    box = box_around(scene, lon=lon, lat=lat)
+    xs = [box.left + step for step in (0, 1320, 2640) for _ in range(3)]
+    ys = [box.top - step for _ in range(3) for step in (0, 1320, 2640)]
+    lons, lats = transform(f"EPSG:{epsg}", "EPSG:4326", xs, ys)[:2]
+    (west, south), _, (east, north), *_ = patch_outline(lon=lon, lat=lat)
+    turned = (np.array(lons) - lon + 180) % 360 - 180 + lon  # over the date line
+    assert west < turned.min()
+    assert turned.max() < east
+    assert south < min(lats)
+    assert max(lats) < north

@@ -19,8 +19,10 @@ what Sentinel-2's own products call saturated."""
 
 LEVELLED = "DN without the 1000 that processing baselines from 04.00 on add"
 """What metadata calls Sentinel-2's numbers if all are on one scale: reflectance = DN / 10,000."""
-SNAP_METRES = 60.0
-"""How much farther a patch may reach: half a coarse pixel, and what UTM north is off from north."""
+OUTLINE_METRES = 1.25 * PATCH_METRES
+"""Side of the square, due north, in which any patch of a place lies: tiles beside their zone are
+turned, by up to 12 degrees at 83 degrees of latitude, and the patch moves by up to 30 m to their
+pixels."""
 METRES_PER_DEGREE = 110_574.0
 """Of latitude, where it has the fewest, at the equator (WGS 84)."""
 
@@ -156,8 +158,7 @@ def patch_outline(*, lon: float, lat: float) -> list[list[float]]:
     Returns:
         Five corners, each longitude and latitude in degrees, counter-clockwise.
     """
-    half = PATCH_METRES / 2 + SNAP_METRES
-    north = half / METRES_PER_DEGREE
+    north = OUTLINE_METRES / 2 / METRES_PER_DEGREE
     east = north / math.cos(math.radians(lat))
     return [
         [lon + x * east, lat + y * north] for x, y in [(-1, -1), (1, -1), (1, 1), (-1, 1), (-1, -1)]
