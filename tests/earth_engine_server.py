@@ -62,6 +62,7 @@ class State:
     chance_of_fault: float = 0.0
     shift: float = 0.0  # metres that answers are off, to see that it is noticed
     slow_seconds: float = 0.0
+    omitted: str = ""  # a property that images are told of without
     draw: random.Random = field(default_factory=lambda: random.Random(0))
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -263,7 +264,12 @@ class Handler(BaseHTTPRequestHandler):
 
         def value():
             collection = Interpreter(state.catalog, body["expression"]).run()
-            return json.dumps({"result": list_images(state.catalog, collection)}).encode()
+            found = list_images(state.catalog, collection)
+            for image in found["features"]:
+                image["properties"].pop(state.omitted, None)
+            if not found["features"]:
+                del found["features"]  # as the real one does with what is empty
+            return json.dumps({"result": found}).encode()
 
         def pixels():
             if body["fileFormat"] != "GEO_TIFF":

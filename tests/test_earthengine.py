@@ -336,3 +336,17 @@ def test_the_outline_holds_the_patch_on_any_grid(lon, lat, zone, left, top, name
     assert turned.max() < east
     assert south < min(lats)
     assert max(lats) < north
+
+
+def test_windows_without_images(server):
+    service, (lon, lat) = opened(server), PLACES["Munich"]
+    long_ago = Window(start=datetime(2014, 1, 1, tzinfo=UTC), end=datetime(2014, 2, 1, tzinfo=UTC))
+    assert service.scenes(PRODUCTS["s1"], lon=lon, lat=lat, windows=[long_ago]) == []
+
+
+@pytest.mark.parametrize("name", ["system:footprint", "system:index", "system:time_start"])
+def test_an_image_that_is_told_of_in_part(server, name):
+    service, (lon, lat) = opened(server), PLACES["Munich"]
+    server.omitted = name
+    with pytest.raises(ServiceError, match=f"without what it has to have: .*{name}"):
+        service.scenes(PRODUCTS["s2c"], lon=lon, lat=lat, windows=[SPRING])

@@ -137,11 +137,17 @@ class EarthEngine:
         what = f"images of {product.name} at {lon:.5f}, {lat:.5f}"
         answer = self._call(lambda: ee.data.computeValue(found.select(list(product.names))), what)
         patch = patch_outline(lon=lon, lat=lat)
-        scenes = [
-            _scene(feature, product, collection=name, marks=self._marks[product.name])
-            for feature in answer["features"]
-            if covers(_polygon(feature), patch)
-        ]
+        try:
+            scenes = [
+                _scene(feature, product, collection=name, marks=self._marks[product.name])
+                for feature in answer.get("features", [])  # left out if there are none
+                if covers(_polygon(feature), patch)
+            ]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ServiceError(
+                f"{what}: Earth Engine tells of an image without what it has to have: {error!r}. "
+                "Try a newer earthengine-api."
+            ) from error
         return sorted(scenes, key=lambda scene: (scene.time, scene.name))
 
     def pixels(self, scene: Scene, box: Box) -> Pixels:
