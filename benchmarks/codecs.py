@@ -80,7 +80,7 @@ def variants(product: Product, patches: Sequence[Patch]) -> list[Variant]:
 
 def upsampled(patch: Patch) -> Patch:
     """Return a patch with all bands at 10 m, as the published conversion resamples them."""
-    return replace(patch, bands=tuple(map(fine, patch.bands)))
+    return replace(patch, bands=tuple(map(fine, patch.bands)), geo=patch.geo[:1])
 
 
 def fine(band: np.ndarray) -> np.ndarray:
