@@ -294,6 +294,9 @@ class Handler(BaseHTTPRequestHandler):
         if isinstance(fault, int):
             return self._refuse(RefusedError("Too many concurrent aggregations." if fault == 429
                                         else "Try again later.", status=fault))  # fmt: skip
+        if fault == "quota":
+            return self._refuse(RefusedError("Quota exceeded for quota metric 'Requests'.",
+                                             status=403))  # fmt: skip
         if fault == "stall":
             self.close_connection = True
             return time.sleep(self.server.stall_seconds)
@@ -301,18 +304,24 @@ class Handler(BaseHTTPRequestHandler):
             data = make()
         except RefusedError as error:
             return self._refuse(error)
-        return self._send(200, data, cut=fault == "cut")
+        return self._send(200, data, cut=fault == "cut", drops=fault == "drops")
 
     def _refuse(self, error):
         said = {"code": error.status, "message": str(error), "status": "FAILED"}
         self._send(error.status, json.dumps({"error": said}).encode())
 
-    def _send(self, status, body, *, cut=False):
+    def _send(self, status, body, *, cut=False, drops=False):
         is_json = body[:1] in (b"{", b"[")
         self.send_response(status)
         self.send_header("Content-Type", "application/json" if is_json else "image/tiff")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        if drops:  # slower and slower, but never for as long as the client waits for a byte
+            self.close_connection = True
+            for byte in body[:40]:
+                self.wfile.write(bytes([byte]))
+                time.sleep(0.1)
+            return
         if not cut:
             self.wfile.write(body)
             return

@@ -31,7 +31,7 @@ from tests.earth_engine_catalog import (
 from tests.earth_engine_server import earth_engine
 
 QUICK = RetryPolicy(first_wait_seconds=0.01, longest_wait_seconds=0.05, stall_seconds=1.0,
-                    give_up_seconds=3.0)  # fmt: skip
+                    attempt_seconds=1.5, give_up_seconds=6.0)  # fmt: skip
 PLACES = {
     "Munich": (11.5755, 48.1374), "Nairobi": (36.8219, -1.2921), "Sydney": (151.21, -33.87),
     "a zone's edge, north": (11.9993, 52.1), "a zone's edge, south": (24.0004, -20.3),
@@ -168,7 +168,7 @@ def test_collections_are_harmonized_unless_told(server):
         )
 
 
-@pytest.mark.parametrize("fault", [429, 500, 502, 503, 504, "cut", "stall"])
+@pytest.mark.parametrize("fault", [429, 500, 502, 503, 504, "cut", "stall", "drops", "quota"])
 @pytest.mark.parametrize("kind", ["value", "pixels"])
 def test_what_passes_is_survived_and_counted(server, fault, kind):
     lon, lat = PLACES["Munich"]
