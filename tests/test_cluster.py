@@ -235,6 +235,18 @@ def test_words_of_slurm_reach_the_job():
         assert f"#SBATCH {line}" in script
 
 
+def test_ctrl_c_is_still_told_from_the_end():
+    """dask_jobqueue's import makes it a quiet exit with 0."""
+    code = (
+        "import signal; from ssl4eo_stream.shard.cluster import Cluster, slurm_cluster\n"
+        "slurm_cluster(Cluster(slurm=('partition=cpu',))).close()\n"
+        "signal.raise_signal(signal.SIGINT)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "KeyboardInterrupt" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

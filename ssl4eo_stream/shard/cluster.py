@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError, Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from signal import SIGINT, getsignal, signal
+from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, Any
 
 from ssl4eo_stream.errors import ClusterError
@@ -158,12 +160,16 @@ def slurm_cluster(cluster: Cluster) -> Any:  # noqa: ANN401 - the package has no
     Raises:
         ClusterError: dask-jobqueue is not installed.
     """
+    at_ctrl_c = getsignal(SIGINT)
     try:
         from dask_jobqueue.slurm import SLURMCluster
     except ImportError as error:
         raise ClusterError(
             "dask-jobqueue is not installed: pip install 'ssl4eo-stream[cluster]'."
         ) from error
+    finally:  # its import lets Ctrl-C end the process as if all were done
+        if current_thread() is main_thread():
+            signal(SIGINT, at_ctrl_c)
     settings = cluster.settings
     known: dict[str, Any] = {
         SLURM[word]: value for word, value in settings.items() if word in SLURM
