@@ -2,7 +2,6 @@
 
 import _thread
 import logging
-import signal
 import threading
 
 import pytest
@@ -21,14 +20,6 @@ from ssl4eo_stream.errors import ServiceError, StorageError
 PLACES = [Place(id=i, lon=9.2 + 0.05 * i, lat=48.2) for i in range(30)]
 PRODUCTS = ("s1", "s2c")
 CALENDAR = Calendar(year=2021, dates=((3, 20), (9, 22)))
-
-
-@pytest.fixture(autouse=True)
-def ctrl_c():
-    """Ctrl-C does what it does by default, whatever an import in another test made of it: dask_jobqueue's does."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def request(**options):
