@@ -13,4 +13,5 @@ def land() -> list[list[list[list[float]]]]:
     to 0.15 degrees: small islands are not in it, and shores are off by up to some 20 km.
     """
     text = files("ssl4eo_stream").joinpath("land.geojson").read_text(encoding="utf-8")
-    return json.loads(text)["geometry"]["coordinates"]
+    polygons = json.loads(text)["geometry"]["coordinates"]
+    return [[[[float(lon), float(lat)] for lon, lat in ring] for ring in p] for p in polygons]

@@ -161,3 +161,15 @@ def test_what_an_older_release_left_is_not_touched_and_says_what_to_do(tree, tmp
     with pytest.raises(ShardError, match=r"schema version 1; .*Run ssl4eo-shard index"):
         pack(tree, tmp_path)
     assert contents(tmp_path) == before
+
+
+def test_what_a_killed_writer_left_is_gone_once_all_is_there(tmp_path):
+    write_tree(tmp_path / "SRC", "s2c", range(2), dates=1)
+    dest = tmp_path / "out"
+    dest.mkdir()
+    left, other = dest / ".s2c-000000.tar.tmp-elsewhere-7", dest / ".s1-000000.tar.tmp-elsewhere-7"
+    left.write_bytes(b"half")
+    other.write_bytes(b"half")
+    build(tmp_path / "SRC", dest, product="s2c")
+    assert not left.exists()
+    assert other.exists(), "another product's may be at work"

@@ -1,5 +1,6 @@
 """Downloads that are killed, that fail, that meet at one DEST: always the same files."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -60,9 +61,11 @@ def until(condition, process):
 
 def progress(dest):
     """How much there is on the disk."""
-    return sum(path.stat().st_size for path in dest.rglob("*.tar")) + 10**6 * len(
-        [*dest.glob("s1/*/*/metadata.json")]
-    )
+    while True:
+        with contextlib.suppress(FileNotFoundError):  # what is unfinished comes and goes
+            return sum(path.stat().st_size for path in dest.rglob("*.tar")) + 10**6 * len(
+                [*dest.glob("s1/*/*/metadata.json")]
+            )
 
 
 @pytest.mark.slow

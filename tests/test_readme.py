@@ -67,7 +67,8 @@ def shell_lines():
 SMALLER = {
     "s3://bucket/ssl4eo/s2c": "shards/s2c",
     "--workers 16": "--workers 2",
-    "--n 260000": "--n 2600",
+    "--n 400000": "--n 400",
+    "--n 250000 --project my-cloud-project": "--n 250 --dry-run",
     "--workers 8 --seconds 30": "--workers 1 --batch-size 2 --seconds 1",
     "--nproc-per-node 4 recipes/": f"--nproc-per-node 1 {ROOT}/recipes/",
     "--output runs/moco_rn50": "--output runs/moco_rn50 --views.size 32 --batch-size 4 "

@@ -264,4 +264,5 @@ def _finish(
     with dest.write(MANIFEST) as file:
         file.write(manifest.to_json())
     dest.clear(PARTS)
+    dest.sweep(form.product)
     return manifest

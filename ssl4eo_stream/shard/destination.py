@@ -143,6 +143,18 @@ class Destination:
                 f"{self.of(name)} can't be removed: {error.strerror}. Check its permissions."
             ) from error
 
+    def sweep(self, product: str) -> None:
+        """Remove what writers of a product's shards left that were killed, now that all is there.
+
+        Raises:
+            StorageError: It can't be removed.
+        """
+        for path in self.folder.glob(f".{product}-*.tmp-*") if self.folder else ():
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise StorageError(f"{path} can't be removed: {error.strerror}.") from error
+
     def clear(self, inside: str) -> None:
         """Remove a folder inside this one, with all its files.
 
